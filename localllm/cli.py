@@ -1,0 +1,209 @@
+"""Table of contents: every subcommand and its one-line help, loaded when it is called.
+
+`main()` is the only error boundary: whatever a command raises becomes one line on stderr
+(or the one JSON document on stdout) and a documented exit status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from localllm import __version__
+from localllm.errors import ExitCode, Interrupted, LocalLLMError, UsageProblem
+
+_GET, _RUN, _KEEP, _LOOK = "Get models", "Run models", "Manage models", "This machine"
+
+
+class Entry(NamedTuple):
+    name: str
+    target: str  # module:function
+    help: str
+    panel: str
+
+
+COMMANDS = (
+    Entry("quickstart", "quickstart.cli:quickstart_command",
+          "Pull a small real model, check that it fits, quantize, bench and chat.", _GET),
+    Entry("pull", "pull.cli:pull_command",
+          "Download a model: checked before, resumed if cut off, verified after.", _GET),
+    Entry("import", "pull.import_cli:import_command",
+          "Register models that Ollama, LM Studio or others left on this machine.", _GET),
+    Entry("fit", "fit.cli:fit_command",
+          "Say whether a model fits this or other hardware, before downloading it.", _GET),
+    Entry("chat", "chat.cli:chat_command",
+          "Ask a model, or talk with it.", _RUN),
+    Entry("bench", "bench.cli:bench_command",
+          "Measure prompt processing and token generation, against the memory planned.", _RUN),
+    Entry("quantize", "quantize.cli:quantize_command",
+          "Make a model smaller.", _RUN),
+    Entry("list", "models.cli:list_command",
+          "List the models of the registry.", _KEEP),
+    Entry("show", "models.show_cli:show_command",
+          "Show what is known of a model.", _KEEP),
+    Entry("path", "models.cli:path_command",
+          "Print the path of a model's file.", _KEEP),
+    Entry("cp", "models.cli:cp_command",
+          "Give a model a second name.", _KEEP),
+    Entry("rm", "models.cli:rm_command",
+          "Remove models, or a second name.", _KEEP),
+    Entry("verify", "models.check_cli:verify_command",
+          "Check that a model's files are what was downloaded.", _KEEP),
+    Entry("prune", "models.check_cli:prune_command",
+          "Find and remove partial downloads, orphans and files nothing refers to.", _KEEP),
+    Entry("export", "models.cli:export_command",
+          "Write a model's files to a folder of your own.", _KEEP),
+    Entry("rebuild", "models.check_cli:rebuild_command",
+          "Rebuild the index of the registry from the files.", _KEEP),
+    Entry("hardware", "doctor.cli:hardware_command",
+          "Show processor, memory and GPUs, and what this llama.cpp can use.", _LOOK),
+    Entry("doctor", "doctor.cli:doctor_command",
+          "Check build, devices, disk, registry and sources, and say what to mend.", _LOOK),
+)  # fmt: skip
+
+
+class LazyCommand(TyperCommand):
+    """A line of help until it is called; then the real command."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry.name, help=entry.help, rich_help_panel=entry.panel)
+        self._entry = entry
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        return load(self._entry).make_context(*args, **kwargs)
+
+
+def load(entry: Entry) -> Any:
+    """Import a command's room and build its Typer command."""
+    from localllm.ui.command import command
+
+    module, _, function = entry.target.partition(":")
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(entry.name)(
+        command(getattr(importlib.import_module(f"localllm.{module}"), function))
+    )
+    return typer.main.get_command(app)
+
+
+class Contents(TyperGroup):
+    """The subcommands of the table, each imported only when it runs."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [entry.name for entry in COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return self.commands.get(cmd_name)
+
+
+app = typer.Typer(
+    cls=Contents,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"localllm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Local language models: pull, fit, quantize, bench, chat - one registry, honest numbers."""
+
+
+def program() -> Any:
+    """The whole command tree, every subcommand a line of help until it is called."""
+    group = typer.main.get_command(app)
+    group.commands.update({entry.name: LazyCommand(entry) for entry in COMMANDS})  # type: ignore[attr-defined]
+    return group
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status. The only error boundary."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = program()(args, prog_name="localllm", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return int(status or 0)
+    except BrokenPipeError:
+        return _reader_gone()
+    except KeyboardInterrupt:
+        return _fail(args, Interrupted("interrupted"))
+    except LocalLLMError as e:
+        return _fail(args, e)
+    except typer.Abort:
+        return _fail(args, Interrupted("aborted"))
+    except typer.TyperException as e:
+        return _fail(args, _usage(e))
+    except Exception as e:
+        return _fail(args, _unexpected(e, args))
+
+
+def _fail(args: Sequence[str], error: LocalLLMError) -> int:
+    from localllm.ui import command
+
+    sink = command.current
+    if sink is None:
+        from localllm.ui import Sink
+
+        sink = Sink(next((a for a in args if not a.startswith("-")), ""), as_json="--json" in args)
+    try:
+        return int(sink.fail(error))
+    except BrokenPipeError:
+        _reader_gone()
+        return int(error.exit_code)
+    except OSError:
+        return int(error.exit_code)
+
+
+def _reader_gone() -> int:
+    """`localllm list | head`: the reader has what it wanted, which is no failure of ours."""
+    from localllm.ui import command
+    from localllm.ui.sink import close_quietly
+
+    close_quietly()
+    return int(command.current.exit_code) if command.current else int(ExitCode.OK)
+
+
+def _usage(error: typer.TyperException) -> LocalLLMError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "localllm"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return UsageProblem("no command given", "localllm --help")
+    return UsageProblem(error.format_message(), f"{path} --help")
+
+
+def _unexpected(error: Exception, args: Sequence[str]) -> LocalLLMError:
+    """A bug, or the operating system refusing: still one line."""
+    if "--verbose" in args:
+        import traceback
+
+        traceback.print_exc()
+    if isinstance(error, OSError):
+        from localllm.ui.oserrors import translate
+
+        return translate(error)
+    return LocalLLMError(
+        f"internal error: {type(error).__name__}: {error}",
+        "run it again with --verbose and report what it prints",
+    )

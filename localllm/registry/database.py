@@ -1,0 +1,126 @@
+"""The index file: opened for reading without a trace, or for writing in one transaction.
+
+What is promised after a crash: a transaction is there whole or not at all (SQLite's
+journal), and files are moved to their final names only inside one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from localllm.errors import HomeUnwritable, RegistryBroken
+from localllm.registry import schema
+
+_BUSY_S = 60.0
+_REBUILD = "localllm rebuild"
+
+
+class Database:
+    """`path` need not exist: reading then sees an empty index and creates nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection that cannot write. Raises RegistryBroken."""
+        with self._translated(), closing(self._open_to_read()) as connection:
+            connection.row_factory = sqlite3.Row
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One immediate transaction: committed at the end, rolled back on any exception."""
+        with self._translated(), closing(self._open_to_write()) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                schema.migrate(connection)
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.execute("COMMIT")
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        if not self.path.is_file():
+            return _empty()
+        connection = self._connect("mode=ro")
+        try:
+            version = schema.version_of(connection)
+        except sqlite3.OperationalError as e:
+            connection.close()
+            if "unable to open" not in str(e) and "readonly" not in str(e):
+                raise
+            # A WAL index on a read-only file system has no room for its -shm file.
+            connection = self._connect("mode=ro&immutable=1")
+            version = schema.version_of(connection)
+        self._check(version)
+        if version == 0:
+            connection.close()
+            return _empty()
+        if version < schema.VERSION:
+            connection.close()
+            with self.writing():
+                pass
+            connection = self._connect("mode=ro")
+        return connection
+
+    def _open_to_write(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = self._connect("mode=rwc")
+        except sqlite3.OperationalError as e:
+            raise HomeUnwritable(
+                f"the registry at {self.path.parent} cannot be written: {e}",
+                "set LOCALLLM_HOME to a folder you may write",
+            ) from None
+        try:
+            self._check(schema.version_of(connection))
+            # Where the file system has no shared memory SQLite keeps its rollback journal.
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?{mode}"
+        return sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
+
+    def _check(self, version: int) -> None:
+        if version > schema.VERSION:
+            raise RegistryBroken(
+                f"{self.path} was written by a newer localllm (schema {version})",
+                "pip install --upgrade localllm",
+            )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as e:
+            text = str(e)
+            if "readonly" in text or "unable to open" in text:
+                raise HomeUnwritable(
+                    f"the registry at {self.path.parent} cannot be written: {text}",
+                    "set LOCALLLM_HOME to a folder you may write",
+                ) from None
+            if "disk is full" in text or "disk I/O" in text:
+                from localllm.errors import DiskFull
+
+                raise DiskFull(f"no space left for {self.path}", "localllm prune") from None
+            raise RegistryBroken(f"the index {self.path} is not usable: {text}", _REBUILD) from None
+        except sqlite3.DatabaseError as e:
+            raise RegistryBroken(f"the index {self.path} is damaged: {e}", _REBUILD) from None
+
+
+def _empty() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    schema.migrate(connection)
+    return connection

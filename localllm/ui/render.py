@@ -1,0 +1,154 @@
+"""Draw a view: with rich on a terminal, as plain aligned text elsewhere."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from localllm.ui.view import (
+    AnyCell,
+    Fields,
+    Heading,
+    Note,
+    Part,
+    Table,
+    Text,
+    Toned,
+    Tree,
+    View,
+    parts,
+    text_of,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_STYLES = {"good": "green", "warn": "yellow", "bad": "red", "dim": "dim", "name": "cyan"}
+
+
+def plain(view: View) -> Iterator[str]:
+    """Lines without colour or boxes, nothing cut off, for pipes and files."""
+    for number, part in enumerate(parts(view)):
+        if number and isinstance(part, Heading):
+            yield ""
+        yield from _plain_part(part)
+
+
+def _plain_part(part: Part) -> Iterator[str]:
+    if isinstance(part, Table):
+        if part.rows:
+            yield from _columns([part.columns, *part.rows])
+    elif isinstance(part, Fields):
+        rows = [(label, cell) for label, cell in part.rows if cell is not None]
+        width = max((_width(label) for label, _ in rows), default=0)
+        for label, cell in rows:
+            yield f"{label}{' ' * (width - _width(label))}  {text_of(cell)}"
+    elif isinstance(part, Tree):
+        yield from _branch(part, "", "")
+    else:
+        yield part.text
+
+
+def _columns(rows: Sequence[Sequence[AnyCell]]) -> Iterator[str]:
+    texts = [[text_of(cell) for cell in row] for row in rows]
+    widths = [max(_width(row[i]) for row in texts) for i in range(len(texts[0]))]
+    right = [_is_quantity(rows, i) for i in range(len(widths))]
+    for row in texts:
+        cells = []
+        for text, width, to_right in zip(row, widths, right, strict=True):
+            pad = " " * (width - _width(text))
+            cells.append(pad + text if to_right else text + pad)
+        yield "  ".join(cells).rstrip()
+
+
+def _is_quantity(rows: Sequence[Sequence[AnyCell]], column: int) -> bool:
+    cells = [c.cell if isinstance(c := row[column], Toned) else c for row in rows[1:]]
+    known = [cell for cell in cells if cell is not None]
+    return bool(known) and not any(isinstance(cell, str) for cell in known)
+
+
+def _width(text: str) -> int:
+    """Terminal cells: wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _branch(tree: Tree, first: str, rest: str) -> Iterator[str]:
+    yield first + tree.label
+    for number, child in enumerate(tree.children):
+        last = number == len(tree.children) - 1
+        joint, below = ("└── ", "    ") if last else ("├── ", "│   ")
+        yield from _branch(child, rest + joint, rest + below)
+
+
+def rich(view: View, file: TextIO, no_color: bool) -> None:
+    """Draw on a terminal."""
+    from rich.console import Console
+
+    console = Console(file=file, no_color=no_color or None, highlight=False)
+    for number, part in enumerate(parts(view)):
+        if number and isinstance(part, Heading | Table):
+            console.print()
+        _rich_part(console, part)
+
+
+def _rich_part(console: Console, part: Part) -> None:
+    from rich.text import Text as RichText
+
+    if isinstance(part, Table):
+        if part.rows:
+            console.print(_rich_table(part))
+    elif isinstance(part, Fields):
+        console.print(_rich_fields(part))
+    elif isinstance(part, Heading):
+        console.print(RichText(part.text, style="bold"))
+    elif isinstance(part, Note):
+        console.print(RichText(part.text, style=_STYLES[part.tone]))
+    elif isinstance(part, Tree):
+        for line in _branch(part, "", ""):
+            console.print(RichText(line))
+    elif isinstance(part, Text):
+        console.file.write(part.text + "\n")
+
+
+def _rich_table(part: Table) -> RenderableType:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    rows: list[Sequence[AnyCell]] = [part.columns, *part.rows]
+    for number, column in enumerate(part.columns):
+        right = _is_quantity(rows, number)
+        table.add_column(
+            column,
+            justify="right" if right else "left",
+            no_wrap=right or number == 0,
+            overflow="fold",
+        )
+    for row in part.rows:
+        table.add_row(*[_rich_cell(cell) for cell in row])
+    return table
+
+
+def _rich_fields(part: Fields) -> RenderableType:
+    from rich.table import Table as RichTable
+
+    grid = RichTable.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, cell in part.rows:
+        if cell is not None:
+            grid.add_row(label, _rich_cell(cell))
+    return grid
+
+
+def _rich_cell(cell: AnyCell) -> RenderableType:
+    from rich.text import Text as RichText
+
+    style = _STYLES[cell.tone] if isinstance(cell, Toned) else ""
+    return RichText(text_of(cell), style=style)
