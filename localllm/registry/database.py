@@ -70,8 +70,8 @@ class Database:
         return connection
 
     def _open_to_write(self) -> sqlite3.Connection:
+        make_folder(self.path.parent)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = self._connect("mode=rwc")
         except sqlite3.OperationalError as e:
             raise HomeUnwritable(
@@ -118,6 +118,16 @@ class Database:
             raise RegistryBroken(f"the index {self.path} is not usable: {text}", _REBUILD) from None
         except sqlite3.DatabaseError as e:
             raise RegistryBroken(f"the index {self.path} is damaged: {e}", _REBUILD) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` below the home. Raises HomeUnwritable."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise HomeUnwritable(
+            f"{folder} cannot be made: {e.strerror}", "set LOCALLLM_HOME to a folder you may write"
+        ) from None
 
 
 def _empty() -> sqlite3.Connection:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from localllm import config
-from localllm.errors import FileGone, HomeUnwritable, ModelNotFound, UsageProblem
+from localllm.errors import FileGone, ModelNotFound, UsageProblem
 from localllm.refs import ModelRef
 from localllm.registry import landing, manifest, rows
-from localllm.registry.database import Database
+from localllm.registry.database import Database, make_folder
 from localllm.registry.landing import Arrival
 from localllm.registry.model import Measurement, Model, StoredFile
 from localllm.registry.resolve import pick
@@ -208,7 +208,7 @@ class Registry:
         """Where a file that is not complete yet lies: the same path for the same `key`."""
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
         folder = self.home / "partial"
-        self._make(folder)
+        make_folder(folder)
         return folder / f"{landing.safe_component(label)[:80]}.{digest}.part"
 
     @contextmanager
@@ -220,7 +220,7 @@ class Registry:
         from filelock import FileLock, Timeout
 
         folder = self.home / "locks"
-        self._make(folder)
+        make_folder(folder)
         lock = FileLock(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.lock")
         try:
             lock.acquire(timeout=0)
@@ -244,15 +244,6 @@ class Registry:
         except FileNotFoundError:
             raise FileGone(f"{file.path} is gone") from None
         return digest.hexdigest()
-
-    def _make(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise HomeUnwritable(
-                f"{folder} cannot be made: {e.strerror}",
-                "set LOCALLLM_HOME to a folder you may write",
-            ) from None
 
     def _rewrite_manifest(self, connection: Any, model: Model) -> None:
         now = rows.models(connection, self.home, "id = ?", model.id)

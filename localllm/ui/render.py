@@ -92,7 +92,7 @@ def rich(view: View, file: TextIO, no_color: bool) -> None:
 
     console = Console(file=file, no_color=no_color or None, highlight=False)
     for number, part in enumerate(parts(view)):
-        if number and isinstance(part, Heading | Table):
+        if number and isinstance(part, Heading):
             console.print()
         _rich_part(console, part)
 
@@ -120,7 +120,7 @@ def _rich_table(part: Table) -> RenderableType:
     from rich import box
     from rich.table import Table as RichTable
 
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     rows: list[Sequence[AnyCell]] = [part.columns, *part.rows]
     for number, column in enumerate(part.columns):
         right = _is_quantity(rows, number)

@@ -19,7 +19,7 @@ from localllm.errors import ExitCode, LocalLLMError
 from localllm.refs import ModelRef
 from localllm.ui import render
 from localllm.ui.progress import Progress, ProgressMode, make
-from localllm.ui.view import View
+from localllm.ui.view import Note, View, parts
 
 SCHEMA = 1
 
@@ -82,8 +82,12 @@ class Sink:
         if self._out.isatty():
             render.rich(view, self._out, self._no_color)
         else:
-            for line in render.plain(view):
+            shown = [part for part in parts(view) if not isinstance(part, Note)]
+            for line in render.plain(shown):
                 self._out.write(line + "\n")
+            for part in parts(view):
+                if isinstance(part, Note):
+                    self.note(part.text)
         self._out.flush()
 
     def present(self, view: View) -> None:
