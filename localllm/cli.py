@@ -60,7 +60,7 @@ COMMANDS = (
           "Write a model's files to a folder of your own.", _KEEP),
     Entry("rebuild", "models.check_cli:rebuild_command",
           "Rebuild the index of the registry from the files.", _KEEP),
-    Entry("hardware", "doctor.cli:hardware_command",
+    Entry("hardware", "doctor.hardware_cli:hardware_command",
           "Show processor, memory and GPUs, and what this llama.cpp can use.", _LOOK),
     Entry("doctor", "doctor.cli:doctor_command",
           "Check build, devices, disk, registry and sources, and say what to mend.", _LOOK),

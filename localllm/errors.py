@@ -38,7 +38,10 @@ class LocalLLMError(Exception):
 
     @property
     def kind(self) -> str:
-        """The class name in snake_case, as scripts see it: `ModelNotFound` -> `model_not_found`."""
+        """The class name in snake_case, as scripts see it: `ModelNotFound` -> `model_not_found`;
+        the root itself is `failed`."""
+        if type(self) is LocalLLMError:
+            return "failed"
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.errors import DamagedFile, FileGone
-from localllm.formats.shards import shard_family, shard_name
 from localllm.library.lineage import lineage_in
 from localllm.refs import FileRole, ModelFormat, ModelRef
 from localllm.registry import Registry
@@ -91,6 +90,8 @@ def loose_model(path: Path) -> Model:
     A shard stands for its whole family, a folder for the safetensors model in it. Raises
     FileGone, DamagedFile.
     """
+    from localllm.formats import shard_name  # the header readers are not needed to list models
+
     family = _family(path)
     if missing := next((p for p in family if not p.is_file()), None):
         raise FileGone(f"{missing} does not exist")
@@ -121,6 +122,8 @@ def loose_model(path: Path) -> Model:
 
 
 def _family(path: Path) -> list[Path]:
+    from localllm.formats import shard_family
+
     if not path.is_dir():
         return [path.with_name(name) for name in shard_family(path.name)]
     weights = sorted(path.glob("*.safetensors"))
@@ -141,6 +144,7 @@ def stray(path: Path, registry: Registry) -> Model | None:
 
     None for what is no model by itself: a later shard, a damaged or foreign file.
     """
+    from localllm.formats import shard_name
     from localllm.registry.upkeep import ref_from_path
 
     place = ref_from_path(registry, path)

@@ -43,18 +43,12 @@ def import_models(
     """
     from localllm.sources.stores import find_models
 
-    kinds = {
-        "ollama": settings.ollama_models,
-        "hf-cache": settings.hf_cache,
-        "lmstudio": settings.lmstudio_models,
-    }
-    kind = where if where in kinds else "folder"
-    root = kinds.get(where) or Path(where).expanduser().absolute()
-    if not root.is_dir():
-        raise NotFound(f"there is no folder {root}", "localllm import --from DIR")
-    found = find_models(kind, root, note)
+    if where == "ollama" or where == "hf-cache" or where == "lmstudio":
+        found = find_models(where, None, settings, note)
+    else:
+        found = find_models("dir", Path(where).absolute(), settings, note)
     if not found:
-        raise NotFound(f"no models in {root}", "localllm import --from DIR")
+        raise NotFound(f"no models found for --from {where}", "localllm import --from DIR")
     known = {f.path.resolve() for m in registry.models() for f in m.files}
     return tuple(_import_one(registry, model, known, dry_run) for model in found)
 
