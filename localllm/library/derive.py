@@ -10,6 +10,7 @@ from pathlib import Path
 from localllm.library.describe import describe
 from localllm.refs import ModelRef
 from localllm.registry import Arrival, Lineage, Model, Registry, Staged
+from localllm.ui import Progress
 
 _BLOCK = 8 << 20
 # What repository names end in that says how a file is stored, not which model it is.
@@ -35,9 +36,16 @@ def derived_name(model: Model, mark: str) -> str:
     return f"{base_name(model)}:{mark}"
 
 
-def parent_of(model: Model) -> tuple[str, str | None]:
-    """How lineage names a parent: by name and by the digest of its first weights file."""
-    return model.name, model.weights[0].sha256 if model.weights else None
+def parent_of(model: Model, progress: Progress) -> tuple[str, str | None]:
+    """How lineage names a parent: by name and by the digest of its first weights file, which
+    is taken now where the registry has none yet."""
+    if not model.weights:
+        return model.name, None
+    first = model.weights[0]
+    if first.sha256 is not None:
+        return model.name, first.sha256
+    with progress.bytes(f"checksum of {first.name}", first.size_bytes) as advance:
+        return model.name, digest_of(first.path, advance)
 
 
 def digest_of(path: Path, advance: Callable[[int], None]) -> str:

@@ -35,3 +35,24 @@ def find_gguf(text: str, registry: Registry) -> Model:
     if model.format != "gguf":
         raise DamagedFile(f"{model.name} is no language model but a {model.format} file")
     return model
+
+
+def find_adapter(text: str, registry: Registry) -> tuple[Path, float]:
+    """`ADAPTER[:SCALE]`: a LoRA adapter's file, and how strongly it counts (1.0).
+
+    Raises ModelNotFound, DamagedFile for what is no adapter.
+    """
+    head, colon, tail = text.rpartition(":")
+    scale = _number(tail) if colon else None
+    name = text if scale is None else head
+    model = find_model(name, registry)
+    if model.format != "adapter" or model.path.suffix.lower() == ".safetensors":
+        raise DamagedFile(f"{model.name} is no LoRA adapter in GGUF form but a {model.format} file")
+    return model.path, 1.0 if scale is None else scale
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

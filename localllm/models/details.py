@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localllm.errors import NotFound
 from localllm.library import header_of
+from localllm.refs import ModelRef
 from localllm.registry import Measurement, Model, Registry
 
 if TYPE_CHECKING:
@@ -172,7 +174,8 @@ def _ancestors(model: Model, known: Mapping[str, Model], depth: int) -> tuple[An
     for name, digest in model.lineage.parents:
         parent = known.get(name)
         above = () if parent is None else _ancestors(parent, known, depth + 1)
-        found.append(Ancestor(name, digest, model.lineage.operation, parent is not None, above))
+        here = parent is not None or (ModelRef.parse(name).scheme == "file" and Path(name).exists())
+        found.append(Ancestor(name, digest, model.lineage.operation, here, above))
     return tuple(found)
 
 

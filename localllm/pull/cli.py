@@ -9,8 +9,8 @@ import typer
 
 from localllm import config
 from localllm.errors import Interrupted, UsageProblem
-from localllm.pull.candidates import Memory, candidates
-from localllm.pull.choose import Candidate
+from localllm.library.candidates import Memory, candidates
+from localllm.library.choose import Candidate
 from localllm.pull.pull import Pulled, PullOptions, pull
 from localllm.refs import ModelRef
 from localllm.registry import Registry

@@ -41,10 +41,12 @@ def import_models(
 
     Raises NotFound where there is no such store or folder, or no model in it.
     """
-    from localllm.sources.stores import find_models
+    from localllm.sources.stores import StoreKind, find_models
 
-    if where == "ollama" or where == "hf-cache" or where == "lmstudio":
-        found = find_models(where, None, settings, note)
+    stores: tuple[StoreKind, ...] = ("ollama", "hf-cache", "lmstudio")
+    store = next((kind for kind in stores if kind == where), None)
+    if store is not None:
+        found = find_models(store, None, settings, note)
     else:
         found = find_models("dir", Path(where).absolute(), settings, note)
     if not found:

@@ -16,15 +16,15 @@ from localllm.errors import (
     SourceUnreachable,
     UsageProblem,
 )
+from localllm.library.candidates import Memory, candidates
+from localllm.library.choose import Choice, chosen
 from localllm.library.describe import Description, describe, loose_model, of_header
 from localllm.library.remote import remote_header
-from localllm.pull.candidates import Memory, candidates
-from localllm.pull.choose import Choice, choose
 from localllm.pull.fetch import Arrived, check_space, fetch, missing_bytes, register
 from localllm.pull.naming import free_name, name_for
 from localllm.refs import ModelRef
 from localllm.registry import Arrival, Model, Registry, Staged
-from localllm.sources import matching, open_source
+from localllm.sources import open_source
 from localllm.sources.base import Listing, Source, Variant
 from localllm.ui import Bytes, Progress
 
@@ -139,22 +139,13 @@ def _expanded(reference: str, registry: Registry) -> ModelRef:
 def _choice(
     ref: ModelRef, listing: Listing, source: Source, options: PullOptions, note: Note
 ) -> Choice:
-    if ref.variant is not None or ref.scheme in ("http", "https", "file"):
-        wanted = matching(listing, ref.variant) if ref.variant else listing.variants[0]
-        return Choice(_bare(wanted), "")
-    if len(listing.variants) == 1:
-        return Choice(_bare(listing.variants[0]), "")
     memory = Memory(options.n_ctx)
-    found = candidates(listing, source, memory)
-    choice = choose(listing, found, memory.room)
-    note(f"taking {choice.candidate.variant.name}: {choice.why}")
+    choice = chosen(
+        listing, lambda: (candidates(listing, source, memory), memory.room), ref.variant
+    )
+    if choice.why:
+        note(f"taking {choice.candidate.variant.name}: {choice.why}")
     return choice
-
-
-def _bare(variant: Variant):  # type: ignore[no-untyped-def]
-    from localllm.pull.choose import Candidate
-
-    return Candidate(variant, variant.size_bytes, None, None, None)
 
 
 def _name(ref: ModelRef, listing: Listing, variant: Variant) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from localllm.library.choose import Candidate
 from localllm.library.remote import remote_header
-from localllm.pull.choose import Candidate
 from localllm.sources.base import Listing, Source, Variant
 from localllm.ui import Bytes
 

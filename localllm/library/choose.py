@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from localllm.errors import DoesNotFit, SourceNotFound
+from localllm.sources import matching
 from localllm.sources.base import Listing, Variant
 from localllm.ui import Bytes
 
@@ -69,3 +70,21 @@ def _best(pool: Sequence[Candidate], where: str) -> Choice:
         names = ", ".join(str(c.variant.name) for c in larger[:3])
         why += f"; {names} would fit too and gain nothing measurable over 8 bits"
     return Choice(best, why)
+
+
+def chosen(
+    listing: Listing, candidates: Callable[[], tuple[Sequence[Candidate], str]], wanted: str | None
+) -> Choice:
+    """The variant the user named, the only one there is, or the best that fits.
+
+    `candidates` (with the room for the sentence) is called only where there is a choice.
+    """
+    if wanted is not None:
+        return Choice(_bare(matching(listing, wanted)), "")
+    if len(listing.variants) == 1:
+        return Choice(_bare(listing.variants[0]), "")
+    return choose(listing, *candidates())
+
+
+def _bare(variant: Variant) -> Candidate:
+    return Candidate(variant, variant.size_bytes, None, None, None)
