@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from localllm import __version__
+from localllm import __version__, config
 from localllm.errors import ExitCode, Interrupted, LocalLLMError, UsageProblem
 
 _GET, _RUN, _KEEP, _LOOK = "Get models", "Run models", "Manage models", "This machine"
@@ -141,22 +141,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = program()(args, prog_name="localllm", standalone_mode=False)
+        status = _run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
-        return int(status or 0)
+        return status
+    except typer.Exit as e:
+        return e.exit_code
     except BrokenPipeError:
         return _reader_gone()
+    except SystemExit as e:
+        if isinstance(e.__context__, BrokenPipeError):  # rich turns one into the other
+            return _reader_gone()
+        raise
     except KeyboardInterrupt:
         return _fail(args, Interrupted("interrupted"))
     except LocalLLMError as e:
         return _fail(args, e)
-    except typer.Abort:
+    except (typer.Abort, EOFError):
         return _fail(args, Interrupted("aborted"))
     except typer.TyperException as e:
         return _fail(args, _usage(e))
     except Exception as e:
         return _fail(args, _unexpected(e, args))
+
+
+def _run(args: list[str]) -> int:
+    """Typer's own `main` would answer a broken pipe with exit code 1 before we see it, so the
+    context is made here; only shell completion, which prints and exits, goes through it."""
+    group = program()
+    if "_LOCALLLM_COMPLETE" in config.environment():
+        group(args, prog_name="localllm")
+    with group.make_context("localllm", args) as context:
+        return int(group.invoke(context) or 0)
 
 
 def _fail(args: Sequence[str], error: LocalLLMError) -> int:

