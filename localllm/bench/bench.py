@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from localllm import __version__
-from localllm.bench.measure import Test, Timing, measure
+from localllm.bench.measure import BenchTest, Timing, measure
 from localllm.library import header_of
 from localllm.registry import Model, Registry
 from localllm.ui import Progress
@@ -74,7 +74,7 @@ class BenchRun:
 
 def bench(
     model: Model,
-    tests: Sequence[Test],
+    tests: Sequence[BenchTest],
     options: PlanOptions,
     registry: Registry,
     progress: Progress,

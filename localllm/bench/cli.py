@@ -8,7 +8,7 @@ import typer
 
 from localllm import config
 from localllm.bench.bench import BenchRow, BenchRun, bench
-from localllm.bench.measure import tests_of
+from localllm.bench.measure import bench_tests
 from localllm.errors import Interrupted
 from localllm.library import ModelNames, find_gguf
 from localllm.placement import arguments as place
@@ -45,7 +45,7 @@ def bench_command(
     settings = config.load()
     registry = Registry.open(settings)
     found = [find_gguf(name, registry) for name in models]
-    tests = tests_of([512] if n_prompt is None else n_prompt, [128] if n_gen is None else n_gen)
+    tests = bench_tests([512] if n_prompt is None else n_prompt, [128] if n_gen is None else n_gen)
     longest = max(t.n_tokens for t in tests)
     plan = place.plan_options(
         longest, kv, n_gpu_layers, flash_attn, n_batch=n_batch, n_ubatch=n_ubatch

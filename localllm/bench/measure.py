@@ -17,7 +17,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Test:
+class BenchTest:
     """`n_prompt` tokens processed (pp) or `n_gen` generated (tg); the other is 0."""
 
     n_prompt: int
@@ -49,15 +49,15 @@ class Timing:
     samples_ts: tuple[float, ...]
 
 
-def tests_of(prompts: Sequence[int], generations: Sequence[int]) -> tuple[Test, ...]:
+def bench_tests(prompts: Sequence[int], generations: Sequence[int]) -> tuple[BenchTest, ...]:
     """The tests for these sizes; 0 leaves one out. Raises UsageProblem if none is left."""
-    tests = [Test(n, 0) for n in prompts if n] + [Test(0, n) for n in generations if n]
+    tests = [BenchTest(n, 0) for n in prompts if n] + [BenchTest(0, n) for n in generations if n]
     if not tests:
         raise UsageProblem("nothing to measure", "say -p 512, -n 128, or both")
     return tuple(tests)
 
 
-def measure(context: Context, test: Test, repetitions: int, advance: Advance) -> Timing:
+def measure(context: Context, test: BenchTest, repetitions: int, advance: Advance) -> Timing:
     """Time one test `repetitions` times after a warm-up; `advance` counts runs, the warm-up
     included. A new context for each test keeps them independent."""
     from localllm.engine.measure import time_generation, time_prompt
@@ -68,7 +68,7 @@ def measure(context: Context, test: Test, repetitions: int, advance: Advance) ->
     return timing(test, samples, began)
 
 
-def timing(test: Test, samples_ns: Sequence[int], began: datetime) -> Timing:
+def timing(test: BenchTest, samples_ns: Sequence[int], began: datetime) -> Timing:
     """The statistics of `samples_ns`."""
     rates = [test.n_tokens * 1e9 / ns for ns in samples_ns]
     return Timing(

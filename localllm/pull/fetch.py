@@ -10,6 +10,7 @@ from pathlib import Path
 
 from localllm.errors import DiskFull
 from localllm.library.describe import Description
+from localllm.refs import ModelRef
 from localllm.registry import Arrival, Model, Registry, Staged
 from localllm.sources.base import Listing, RemoteFile, Source, Variant, journal_of
 from localllm.ui import Bytes, Progress
@@ -35,6 +36,13 @@ def key_of(listing: Listing, file: RemoteFile) -> str:
 def partial_of(registry: Registry, listing: Listing, file: RemoteFile) -> Path:
     label = f"{listing.repo}-{file.name.replace('/', '-')}"
     return registry.partial(key_of(listing, file), label)
+
+
+def pinned(listing: Listing, variant: Variant) -> ModelRef:
+    """The reference of exactly this variant. URLs and paths are whole: they have no parts."""
+    if listing.ref.scheme in ("http", "https", "file"):
+        return ModelRef(listing.ref.scheme, listing.ref.name)
+    return listing.ref.pick(variant.name)
 
 
 def missing_bytes(registry: Registry, listing: Listing, variant: Variant) -> int:
@@ -138,7 +146,7 @@ def register(
     model = registry.add(
         Arrival(
             name=name,
-            ref=listing.ref.pick(variant.name),
+            ref=pinned(listing, variant),
             format=variant.format,
             source=listing.ref.scheme,
             publisher=listing.publisher,

@@ -20,7 +20,7 @@ from localllm.library.candidates import Memory, candidates
 from localllm.library.choose import Choice, chosen
 from localllm.library.describe import Description, describe, loose_model, of_header
 from localllm.library.remote import remote_header
-from localllm.pull.fetch import Arrived, check_space, fetch, missing_bytes, register
+from localllm.pull.fetch import Arrived, check_space, fetch, missing_bytes, pinned, register
 from localllm.pull.naming import free_name, name_for
 from localllm.refs import ModelRef
 from localllm.registry import Arrival, Model, Registry, Staged
@@ -150,6 +150,8 @@ def _choice(
 
 def _name(ref: ModelRef, listing: Listing, variant: Variant) -> str:
     """With a revision only if the user pinned one; with a variant where there are several."""
+    if ref.scheme in ("http", "https", "file"):
+        return name_for(ref if variant.name is None else ModelRef("file", variant.name))
     named = listing.ref.at(ref.revision)
     alone = len(listing.variants) == 1 and ref.scheme != "ollama" and ref.variant is None
     return name_for(named.pick(None if alone else variant.name))
@@ -264,7 +266,7 @@ def _pulled(
     return Pulled(
         model=model,
         name=name,
-        ref=str(listing.ref.pick(c.variant.name)),
+        ref=str(pinned(listing, c.variant)),
         variant=c.variant.name,
         why=choice.why or None,
         reused=reused,

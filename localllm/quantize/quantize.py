@@ -18,6 +18,7 @@ from localllm.library.derive import (
     register_derived,
 )
 from localllm.library.lineage import lineage_metadata
+from localllm.refs import ModelRef
 from localllm.registry import Lineage, Model, Registry
 from localllm.ui import Bytes, Progress
 
@@ -75,7 +76,7 @@ def quantize(
     from localllm.engine.quantize import plan_quantize
 
     options = replace(options, ftype=ftype(options.ftype).name)
-    name = name or derived_name(source, options.ftype)
+    name = _checked(name) if name else derived_name(source, options.ftype)
     lineage = _lineage(source, options, progress)
     if not dry_run and (model := existing(registry, name, lineage)) is not None:
         return _reused(model, source, options)
@@ -92,6 +93,13 @@ def quantize(
         report, digest = _run(source, made, options, lineage, progress, plan)
         model = register_derived(registry, source, made, name, lineage, digest)
     return _result(model, model.name, source, report)
+
+
+def _checked(name: str) -> str:
+    ref = ModelRef.parse(name)
+    if ref.scheme != "local" or ref.revision is not None:
+        raise UsageProblem(f"{name!r} cannot be a model's name", "--name mine:Q4_K_M")
+    return name
 
 
 def _lineage(source: Model, options: QuantizeOptions, progress: Progress) -> Lineage:

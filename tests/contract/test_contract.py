@@ -142,7 +142,10 @@ def test_a_reader_that_goes_away(tiny_model: Model, args: list[str]) -> None:
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
     closed = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     assert closed.returncode == 0
     assert "Traceback" not in closed.stderr

@@ -35,7 +35,9 @@ def test_nothing_heavy_is_imported(args: list[str]) -> None:
 def test_completion_imports_nothing_heavy() -> None:
     env = {"_LOCALLLM_COMPLETE": "complete_bash", "COMP_WORDS": "localllm show ", "COMP_CWORD": "2"}
     code = "import sys\nsys.argv = ['localllm']\n" + _PROBE.format(args=[], heavy=HEAVY)
-    code = code.replace("status = main([])", "try:\n    main([])\nexcept SystemExit: pass\nstatus=0")
+    code = code.replace(
+        "status = main([])", "try:\n    main([])\nexcept SystemExit: pass\nstatus=0"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env},
         check=True,
