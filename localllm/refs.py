@@ -41,6 +41,7 @@ _HOST = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))(?::
 _OLLAMA = re.compile(
     rf"(?P<name>(?:{_HOST}/)?(?:{_WORD}/)?{_WORD})(?:@(?P<rev>[^:]*))?(?::(?P<var>.*))?"
 )
+_MANIFEST = re.compile(r"sha256-[0-9a-f]{64}")  # pins an Ollama model
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+!-]{0,199}")
 _VARIANT = re.compile(r"[A-Za-z0-9_.][^\\:*?\"<>|\x00-\x1f\x7f]{0,250}")
 _PATH_LIKE = re.compile(r"(?:[./~]|[A-Za-z]:[\\/])")
@@ -143,9 +144,11 @@ def _parse_ollama(text: str, rest: str) -> ModelRef:
     match = _OLLAMA.fullmatch(rest)
     if match is None:
         raise InvalidReference(f"{text!r} is no Ollama model name", _GRAMMAR)
-    if match["rev"] is not None:
-        raise InvalidReference(f"{text!r}: an Ollama model has tags, no @revision", _GRAMMAR)
-    return _checked("ollama", text, match["name"], None, match["var"])
+    if match["rev"] is not None and not _MANIFEST.fullmatch(match["rev"]):
+        raise InvalidReference(
+            f"{text!r}: an Ollama model has tags, and no @revision but @sha256-DIGEST", _GRAMMAR
+        )
+    return _checked("ollama", text, match["name"], match["rev"], match["var"])
 
 
 def _parse_parts(scheme: Scheme, text: str, rest: str) -> ModelRef:

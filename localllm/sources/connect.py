@@ -34,7 +34,7 @@ from localllm.sources.urls import (
     redirected,
     target_of,
 )
-from localllm.sources.wire import new_connection, proxy_credentials, proxy_for
+from localllm.sources.wire import MACHINE, Wires, new_connection, proxy_credentials
 
 MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -109,8 +109,11 @@ class Session:
     Only `abort` may be called from another thread.
     """
 
-    def __init__(self, patience: Patience, explain: Explain | None = None) -> None:
+    def __init__(
+        self, patience: Patience, explain: Explain | None = None, wires: Wires = MACHINE
+    ) -> None:
         self._patience = patience
+        self._wires = wires
         self._explain = explain
         self._open: dict[Origin, http.client.HTTPConnection] = {}
         self._reply: tuple[Origin, Reply] | None = None
@@ -188,7 +191,7 @@ class Session:
                 connection.close()
 
     def _send(self, method: str, url: str, origin: Origin, headers: Mapping[str, str]) -> Reply:
-        proxy = proxy_for(origin)
+        proxy = self._wires.proxy_for(origin)
         target = url if proxy and origin.scheme == "http" else target_of(url)
         sent = {**headers, **credentials(url)}
         if proxy and origin.scheme == "http":
@@ -212,7 +215,7 @@ class Session:
                 raise ConnectionAbortedError("stopped")
             if existing := self._open.get(origin):
                 return existing
-        connection = new_connection(origin, proxy, self._patience.connect_s)
+        connection = new_connection(origin, proxy, self._patience.connect_s, self._wires)
         connection.connect()
         connection.sock.settimeout(self._patience.stall_s)
         with self._lock:

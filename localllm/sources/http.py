@@ -19,6 +19,7 @@ from localllm.sources.ledger import Tuning
 from localllm.sources.retry import Patience, Transient, persist
 from localllm.sources.stream import Target
 from localllm.sources.urls import host_of
+from localllm.sources.wire import MACHINE, Wires
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class HttpFetcher:
     `headers` go with every request (a method's own come on top) but secrets among them not to
     another host. `explain(status, headers, url)` gives a source the chance to name an error
     better than its status does; None keeps the usual one. Proxies, system settings included,
-    and certificates are those of the environment.
+    and certificates are those of the environment, but for what `wires` says.
     Errors: SourceNotFound (404, 410), AccessDenied (401, 403), SourceUnreachable, SourceFailed.
     """
 
@@ -65,12 +66,14 @@ class HttpFetcher:
         patience: Patience | None = None,
         tuning: Tuning | None = None,
         explain: Explain | None = None,
+        wires: Wires = MACHINE,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._headers = dict(headers or {})
         self._patience = patience or Patience()
         self._tuning = tuning or Tuning()
         self._explain = explain
+        self._wires = wires
         self._pause = pause
         self._idle: list[Session] = []
         weakref.finalize(self, _close, self._idle)
@@ -169,6 +172,7 @@ class HttpFetcher:
             patience=self._patience,
             tuning=self._tuning,
             explain=self._explain,
+            wires=self._wires,
         )
         return download(target, advance)
 
@@ -180,7 +184,7 @@ class HttpFetcher:
         try:
             session = self._idle.pop()  # atomic, so that threads do not share one
         except IndexError:
-            session = Session(self._patience, self._explain)
+            session = Session(self._patience, self._explain, self._wires)
         try:
             result = persist(lambda: once(session), self._patience, self._pause)
         except BaseException:

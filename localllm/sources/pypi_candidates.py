@@ -14,13 +14,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import Tag, sys_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from localllm.errors import InvalidReference, SourceNotFound
+from localllm.errors import InvalidConfig, InvalidReference, SourceNotFound
 from localllm.sources.simple_index import ProjectFile
 
 
@@ -131,22 +132,32 @@ def read_constraints(places: Iterable[str]) -> dict[str, SpecifierSet]:
     """Version limits by project from pip's local constraint files.
 
     Lines other than `name<specifier>` (options, URLs, markers that do not hold) limit
-    nothing, nor do constraint files on a server.
+    nothing, nor do constraint files on a server. Raises InvalidConfig for one that is unreadable.
     """
     limits: dict[str, SpecifierSet] = {}
     for place in places:
         path = local_path(place)
         if path is None or not path.is_file():
             continue
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                limit = Requirement(re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip())
-            except InvalidRequirement:
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as e:
+            raise InvalidConfig(f"pip's constraints {path} cannot be read: {e.strerror}") from None
+        for line in text.splitlines():
+            if (limit := _constraint(re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip())) is None:
                 continue
-            if limit.url is None and (limit.marker is None or limit.marker.evaluate()):
-                key = canonicalize_name(limit.name)
-                limits[key] = limits.get(key, SpecifierSet()) & limit.specifier
+            key = canonicalize_name(limit.name)
+            limits[key] = limits.get(key, SpecifierSet()) & limit.specifier
     return limits
+
+
+def _constraint(line: str) -> Requirement | None:
+    try:
+        limit = Requirement(line)
+        holds = limit.marker is None or limit.marker.evaluate({"extra": ""})
+    except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
+        return None
+    return limit if holds and limit.url is None else None
 
 
 def local_path(place: str) -> Path | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesHeaderParser
 
-from packaging.markers import UndefinedEnvironmentName
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -122,6 +122,6 @@ def _requirements(metadata: Message) -> list[Requirement]:
             requirement = Requirement(str(text))
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 requirements.append(requirement)
-        except (InvalidRequirement, UndefinedEnvironmentName):
+        except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
             continue
     return requirements

@@ -26,6 +26,7 @@ from localllm.sources.simple_index import (
 )
 from localllm.sources.urls import basic_auth, host_of
 from localllm.sources.wheel import Archive, ReadAt
+from localllm.sources.wire import Wires
 
 _ARCHIVES = (".whl", ".tar.gz", ".zip", ".tar.bz2")
 
@@ -45,7 +46,8 @@ class PackageIndex:
         self._indexes = [bare(index) for index in config.indexes]
         self._find_links = [bare(place) for place in config.find_links]
         patience = Patience(connect_s=config.timeout_s, stall_s=max(30.0, config.timeout_s))
-        self.http = HttpFetcher(patience=patience)
+        wires = Wires(config.proxy, config.cert, config.client_cert, config.trusted_hosts)
+        self.http = HttpFetcher(patience=patience, wires=wires)
 
     def files(self, name: str) -> list[ProjectFile]:
         """Every file of project `name` (canonical): find-links first, as in pip, then indexes.

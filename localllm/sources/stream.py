@@ -14,6 +14,7 @@ from localllm.sources.connect import SECRET_HEADERS, Explain, Reply, Session
 from localllm.sources.ledger import FOREVER, Claim, Ledger, Tuning
 from localllm.sources.retry import Patience, Transient
 from localllm.sources.urls import host_of, origin_of
+from localllm.sources.wire import MACHINE, Wires
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
@@ -38,6 +39,7 @@ class Target:
     patience: Patience
     tuning: Tuning
     explain: Explain | None
+    wires: Wires = MACHINE
     # Where the URL led: a signed address that is good for the next ranges too, for a while
     resolved: str | None = None
     ranges: bool = False  # the server has shown that it serves them
@@ -57,7 +59,7 @@ class Stream(threading.Thread):
         self._target = target
         self._ledger = ledger
         self._leader = leader
-        self._session = Session(target.patience, target.explain)
+        self._session = Session(target.patience, target.explain, target.wires)
         self._wake = threading.Event()
 
     def run(self) -> None:

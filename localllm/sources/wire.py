@@ -8,11 +8,43 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from localllm.errors import SourceUnreachable
 from localllm.sources.urls import Origin, basic_auth, host_of
+
+
+@dataclass(frozen=True)
+class Wires:
+    """How a source's connections are made where its own settings say so (pip's do).
+
+    `proxy` is for every host; `ca` is a PEM file or folder of trusted certificates,
+    `client_cert` a PEM file with a key; the certificates of `trusted_hosts` (host or
+    host:port) are not checked. What is None is as the machine has it.
+    """
+
+    proxy: str | None = None
+    ca: Path | None = None
+    client_cert: Path | None = None
+    trusted_hosts: tuple[str, ...] = ()
+
+    def proxy_for(self, origin: Origin) -> str | None:
+        """The URL of the proxy for `origin`, None for a straight connection."""
+        return self.proxy or proxy_for(origin)
+
+    def tls_for(self, origin: Origin) -> ssl.SSLContext:
+        """How certificates are checked. Raises SourceUnreachable for files that are none."""
+        places = (origin.host, f"{origin.host}:{origin.port}")
+        checked = not any(host.strip("[]").lower() in places for host in self.trusted_hosts)
+        if checked and self.ca is None and self.client_cert is None:
+            return tls()
+        return _own_tls(self.ca, self.client_cert, checked)
+
+
+MACHINE = Wires()
 
 
 def proxy_for(origin: Origin) -> str | None:
@@ -35,7 +67,7 @@ def proxy_credentials(proxy: str) -> dict[str, str]:
 
 
 def new_connection(
-    origin: Origin, proxy: str | None, connect_s: float
+    origin: Origin, proxy: str | None, connect_s: float, wires: Wires = MACHINE
 ) -> http.client.HTTPConnection:
     """A connection not yet opened. Raises SourceUnreachable for a proxy of another kind."""
     host, port = origin.host, origin.port
@@ -49,7 +81,9 @@ def new_connection(
         host, port = via.hostname, via.port or 80
     if origin.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=connect_s)
-    secure = http.client.HTTPSConnection(host, port, timeout=connect_s, context=tls())
+    secure = http.client.HTTPSConnection(
+        host, port, timeout=connect_s, context=wires.tls_for(origin)
+    )
     if proxy is not None:
         secure.set_tunnel(origin.host, origin.port, headers=proxy_credentials(proxy))
     return secure
@@ -61,3 +95,24 @@ def tls() -> ssl.SSLContext:
     import httpx2
 
     return httpx2.create_ssl_context()
+
+
+@cache
+def _own_tls(ca: Path | None, client_cert: Path | None, checked: bool) -> ssl.SSLContext:
+    what = ca or client_cert
+    try:
+        if ca is None:
+            context = ssl.create_default_context()
+        elif ca.is_dir():
+            context = ssl.create_default_context(capath=str(ca))
+        else:
+            context = ssl.create_default_context(cafile=str(ca))
+        what = client_cert
+        if client_cert is not None:
+            context.load_cert_chain(client_cert)
+    except OSError as e:  # ssl.SSLError is one
+        raise SourceUnreachable(f"the certificates in {what} cannot be read: {e}") from None
+    if not checked:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -14,6 +14,7 @@ import hashlib
 import html
 import io
 import re
+import ssl
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,10 +99,24 @@ class Entry:
 
 
 class PypiServer(LoopbackServer):
-    """`html_only` serves no JSON; `login` ("user:word") guards the pages and the files."""
+    """`html_only` serves no JSON; `login` ("user:word") guards the pages and the files.
 
-    def __init__(self, *, html_only: bool = False, login: str | None = None) -> None:
-        super().__init__()
+    `certificate` (PEM, with its key) makes it https; then `client_ca` (PEM) is the one
+    certificate that clients have to show.
+    """
+
+    def __init__(
+        self,
+        *,
+        html_only: bool = False,
+        login: str | None = None,
+        certificate: Path | None = None,
+        client_ca: Path | None = None,
+    ) -> None:
+        super().__init__(certificate=certificate)
+        if client_ca is not None and isinstance(self._server.socket, ssl.SSLSocket):
+            self._server.socket.context.verify_mode = ssl.CERT_REQUIRED
+            self._server.socket.context.load_verify_locations(client_ca)
         self.entries: dict[str, list[Entry]] = {}
         self.html_only = html_only
         self.login = login
