@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from localllm.engine.repack import repacks
 from localllm.engine.reserve import reserve_here
 from localllm.formats.gguf import read_header
-from localllm.placement import Machine, PlanOptions, Target, plan_for
+from localllm.placement import Machine, PlanOptions, Target, plan_for, this_machine
 from localllm.placement.plan import COMPUTE_ERROR, TOTAL_ERROR
 from tests.support import native_truth
 from tests.support.gguf_writer import F32
@@ -114,6 +114,33 @@ def rows(name: str, path: Path, extra: bool) -> Iterator[Row]:
             )
 
 
+def gpu_lines() -> Iterator[str]:
+    """Device buffers on this build's GPUs, all layers and half of them offloaded.
+
+    Few layers and a small vocabulary, for software devices with small limits. The estimate for
+    half of the layers is meant to be on the safe side. A device without a kernel for a model's
+    operations (Mamba's on some) sends activations to the CPU and back, and takes more.
+    """
+    target = this_machine()
+    for name, build in {**SHAPES, **HYBRIDS}.items():
+        if max(t.size_bytes for t in build(n_layer=8, n_vocab=8192).tensors) > 128 << 20:
+            continue  # more than a software device takes: it would compute that on the CPU
+        with tempfile.TemporaryDirectory() as folder:
+            path = write(build(n_layer=8, n_vocab=8192), Path(folder))
+            header, cells = read_header(path), []
+            machine = Machine(lambda load, context, p=path: reserve_here(p, load, context), repacks)
+            for n_gpu_layers in (9, 5):
+                options = PlanOptions(n_ctx=4096, n_gpu_layers=n_gpu_layers)
+                guess = plan_for(header, target, options)
+                real = plan_for(header, target, options, machine)
+                cells += [
+                    f"{g.name} {100 * (g.compute_bytes / r.compute_bytes - 1):+6.1f}"
+                    for g, r in zip(guess.devices, real.devices, strict=True)
+                    if r.compute_bytes
+                ]
+        yield f"{name:20} | " + " | ".join(cells)
+
+
 def worst(found: list[Row], field: str) -> tuple[float, float]:
     values = [getattr(row, field) for row in found]
     return min(0.0, *values), max(0.0, *values)
@@ -170,6 +197,10 @@ def main() -> None:
         ):
             if part:
                 print(line(label, part))
+        if not given.models and this_machine().gpus:
+            print("\nGPU buffers, error in %: all layers offloaded, then half")
+            for text in gpu_lines():
+                print(text, flush=True)
         print(f"stated: compute {100 * COMPUTE_ERROR:.0f} %, whole need {100 * TOTAL_ERROR:.0f} %")
 
 

@@ -121,7 +121,7 @@ def fit(
 def _fit(subject: Subject, place: Place, options: PlanOptions) -> Fit:
     header, unasked = subject.header, None
     plan = plan_for(header, place.target, options)
-    if place.target.here:
+    if place.target.here and not _hopeless(plan):
         try:
             with machine_for(header, subject.path) as machine:
                 plan = plan_for(header, place.target, options, machine)
@@ -137,6 +137,12 @@ def _fit(subject: Subject, place: Place, options: PlanOptions) -> Fit:
         plan=plan,
         unasked=unasked,
     )
+
+
+def _hopeless(plan: Plan) -> bool:
+    """Whether no better figure for the buffers could make it fit. A dry run allocates what
+    llama.cpp keeps for each cell, so a context of millions is not tried for nothing."""
+    return plan.missing_bytes > plan.compute_error * plan.compute_bytes
 
 
 def _parts(text: str) -> list[str]:

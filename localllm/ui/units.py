@@ -50,7 +50,7 @@ class Rate:
         if self.unit == "B/s":
             return f"{Bytes(round(self.value))}/s"
         digits = 2 if self.value < 100 else 1
-        return f"{self.value:.{digits}f} {self.unit}"
+        return f"{self.value:.{digits}f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True, order=True)

@@ -1,0 +1,257 @@
+"""Loading a model by its plan, and saying truthfully what was done.
+
+with open_model(path, PlanOptions(n_ctx=8192)) as opened:
+    opened.context, opened.placed, opened.advice
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from localllm.engine import native
+from localllm.engine.options import ContextOptions, LoadOptions
+from localllm.engine.reserve import parse
+from localllm.errors import DoesNotFit, GpuRequired
+from localllm.formats.gguf import GGUFModel, read_model
+from localllm.hardware import UnusedGpu
+from localllm.placement.here import this_machine
+from localllm.placement.measure import machine_for
+from localllm.placement.options import PlanOptions
+from localllm.placement.plan import COMPUTE_ERROR, Plan
+from localllm.placement.planner import plan_for
+from localllm.placement.target import Target
+from localllm.ui import Bytes
+
+if TYPE_CHECKING:
+    from localllm.engine.context import Context
+    from localllm.engine.load import Advance
+    from localllm.engine.model import Model
+
+AdviceKind = Literal["gpu_unused", "partly_on_cpu", "beyond_training", "memory_short"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Something to tell the user about how the model runs; `hint` is what would change it."""
+
+    kind: AdviceKind
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where llama.cpp put the layers, by its own log; the output layer counts as one."""
+
+    n_layers: int
+    n_offloaded: int
+    devices: tuple[tuple[str, int], ...]  # name and layers, GPUs before "CPU"
+
+
+@dataclass
+class Opened:
+    """A loaded model with its context. Closing frees both."""
+
+    model: Model
+    context: Context
+    plan: Plan
+    placed: Placed
+    advice: tuple[Advice, ...]
+
+    def close(self) -> None:
+        self.model.close()  # takes its contexts with it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_model(
+    path: Path,
+    options: PlanOptions | None = None,
+    *,
+    require_gpu: bool = False,
+    force: bool = False,
+    target: Target | None = None,
+    load: LoadOptions | None = None,
+    context: ContextOptions | None = None,
+    advance: Advance | None = None,
+) -> Opened:
+    """Plan, load and make a context; by default everything that fits goes to the GPUs.
+
+    `path` is a GGUF file or a shard of one. `load` and `context` give what a plan does not
+    decide (mmap, threads, pooling). `require_gpu` refuses to run any layer on the CPU, `force`
+    loads what does not fit by the plan. `advance` gets bytes newly read.
+    Raises GpuRequired, DoesNotFit, and what reading the header, loading and making a context
+    raise.
+    """
+    options = options or PlanOptions()
+    model = read_model(path)
+    target = target or this_machine()
+    plan = settled_plan(model, path, target, options)
+    if require_gpu:
+        _check_gpu(path, plan, target)
+    if not plan.runs and not force:
+        raise does_not_fit(path.name, plan)
+    opened = _load(path, plan, target, load or LoadOptions(), context or ContextOptions(), advance)
+    if require_gpu and opened.placed.n_offloaded < opened.placed.n_layers:
+        opened.close()
+        raise _not_all(path, opened.placed.n_offloaded, opened.placed.n_layers, plan)
+    return opened
+
+
+def settled_plan(model: GGUFModel, path: Path, target: Target, options: PlanOptions) -> Plan:
+    """The plan, with llama.cpp's dry run (0.5 s) only where it could change the layout."""
+    plan = plan_for(model, target, options)
+    if not target.here or not target.gpus or _certain(plan):
+        return plan
+    with machine_for(model, path) as machine:
+        return plan_for(model, target, options, machine)
+
+
+def does_not_fit(name: str, plan: Plan) -> DoesNotFit:
+    """The error for a model that this machine's memory cannot hold."""
+    available = plan.host.available_bytes + sum(
+        max(0, d.free_bytes - d.headroom_bytes) for d in plan.devices
+    )
+    hint = (
+        f"it would fit with --ctx {plan.largest_n_ctx}"
+        if plan.largest_n_ctx
+        else "a smaller variant: localllm pull --list"
+    )
+    return DoesNotFit(
+        f"{name} needs {Bytes(plan.total_bytes)} at a context of {plan.n_ctx}, "
+        f"{Bytes(plan.missing_bytes)} more than there is ({Bytes(available)})",
+        hint,
+    )
+
+
+def _certain(plan: Plan) -> bool:
+    """Whether the layout stands even if the estimated buffers are off by all they may be.
+
+    What passes between several GPUs is estimated too coarsely to say so.
+    """
+    used = [d for d in plan.devices if d.n_layers or d.holds_output]
+    return (
+        plan.verdict == "all"
+        and len(used) == 1
+        and used[0].missing_bytes == 0
+        and used[0].total_bytes + COMPUTE_ERROR * used[0].compute_bytes
+        <= used[0].free_bytes - used[0].headroom_bytes
+    )
+
+
+def _load(
+    path: Path,
+    plan: Plan,
+    target: Target,
+    load: LoadOptions,
+    context: ContextOptions,
+    advance: Advance | None,
+) -> Opened:
+    from localllm.engine.context import Context
+    from localllm.engine.model import Model
+
+    load = replace(
+        load,
+        n_gpu_layers=plan.load.n_gpu_layers,
+        tensor_split=plan.load.tensor_split,
+        devices=plan.load.devices,
+    )
+    with native.capture() as log:
+        model = Model.load(path, load, advance)
+        try:
+            made = Context(model, _sized(context, plan.context))
+        except BaseException:
+            model.close()
+            raise
+    layers = parse([line.text for line in log.lines], made.n_ctx, made.n_ctx_seq, 0).layers
+    placed = _placed(layers)
+    return Opened(model, made, plan, placed, _advice(plan, target, placed))
+
+
+def _sized(context: ContextOptions, plan: ContextOptions) -> ContextOptions:
+    """`context` with everything that the plan's memory follows from."""
+    return replace(
+        context,
+        n_ctx=plan.n_ctx,
+        n_batch=plan.n_batch,
+        n_ubatch=plan.n_ubatch,
+        n_seq_max=plan.n_seq_max,
+        flash_attn=plan.flash_attn,
+        type_k=plan.type_k,
+        type_v=plan.type_v,
+        swa_full=plan.swa_full,
+        kv_unified=plan.kv_unified,
+    )
+
+
+def _placed(layers: tuple[str, ...]) -> Placed:
+    names = sorted(set(layers), key=lambda name: (name == "CPU", layers.index(name)))
+    counts = tuple((name, layers.count(name)) for name in names)
+    return Placed(len(layers), sum(n for name, n in counts if name != "CPU"), counts)
+
+
+# --- what to say --------------------------------------------------------------------------
+
+
+def _advice(plan: Plan, target: Target, placed: Placed) -> tuple[Advice, ...]:
+    found = [unused_advice(gpu) for gpu in target.unused]
+    if target.gpus and placed.n_offloaded < placed.n_layers:
+        found.append(
+            Advice(
+                "partly_on_cpu",
+                f"{placed.n_offloaded} of {placed.n_layers} layers are on the GPU",
+                _smaller(plan),
+            )
+        )
+    if plan.n_ctx_train and plan.n_ctx > plan.n_ctx_train:
+        found.append(
+            Advice(
+                "beyond_training",
+                f"a context of {plan.n_ctx} tokens; the model was trained for {plan.n_ctx_train}",
+                f"--ctx {plan.n_ctx_train}",
+            )
+        )
+    if not plan.runs:
+        short = f"memory is {Bytes(plan.missing_bytes)} short: expect swapping or failure"
+        found.append(Advice("memory_short", short, _smaller(plan)))
+    return tuple(found)
+
+
+def unused_advice(gpu: UnusedGpu) -> Advice:
+    """For a GPU that this build of llama.cpp cannot use: the command that mends it."""
+    return Advice("gpu_unused", gpu.message, gpu.rebuilds[0].command if gpu.rebuilds else None)
+
+
+def _smaller(plan: Plan) -> str:
+    if plan.largest_n_ctx_gpu:
+        return f"all of them fit with --ctx {plan.largest_n_ctx_gpu}"
+    return "a smaller variant: localllm pull --list"
+
+
+def _check_gpu(path: Path, plan: Plan, target: Target) -> None:
+    if not target.gpus:
+        advice = [unused_advice(gpu) for gpu in target.unused]
+        why = advice[0].message if advice else "llama.cpp finds no GPU on this machine"
+        raise GpuRequired(why, advice[0].hint if advice else "localllm doctor")
+    if plan.n_offloaded < plan.n_layers or not plan.runs:
+        raise _not_all(path, plan.n_offloaded, plan.n_layers, plan)
+
+
+def _not_all(path: Path, n_offloaded: int, n_layers: int, plan: Plan) -> GpuRequired:
+    return GpuRequired(
+        f"only {n_offloaded} of {n_layers} layers of {path.name} fit on the GPU "
+        f"at a context of {plan.n_ctx}",
+        _smaller(plan),
+    )
