@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,10 @@ import pytest
 
 from localllm.registry import Arrival, Model, Registry, Staged
 from tests.support.tiny_models import tiny_llama
+
+# A shell starts its background jobs with SIGINT ignored, and their children inherit that: the
+# tests of Ctrl-C would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,43 @@
-"""What each variant of a repository would take, from the header of one of them."""
+"""What each variant of a repository would take, from the headers of a few of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from localllm.errors import DamagedFile, EngineError
+from localllm.formats.gguf import GGUFModel, GGUFView
 from localllm.library.choose import Candidate
 from localllm.library.remote import remote_header
 from localllm.sources.base import Listing, Source, Variant
 from localllm.ui import Bytes
 
 if TYPE_CHECKING:
-    from localllm.formats import GGUFView
-    from localllm.placement import Plan, Target
+    from localllm.formats.gguf import TensorInfo
+    from localllm.formats.gguf.metadata import Metadata
+    from localllm.placement import Plan, PlanOptions, Target
+
+# A repository may hold several models; for more than this many no header is fetched.
+_MOST_HEADERS = 4
 
 
 class Memory:
-    """The memory of this machine, looked at when first needed."""
+    """The memory that models are to fit, at a context of `n_ctx` tokens (None: the default).
 
-    def __init__(self, n_ctx: int | None) -> None:
+    `target` None is this machine, looked at when first needed.
+    """
+
+    def __init__(self, n_ctx: int | None = None, target: Target | None = None) -> None:
         self._n_ctx = n_ctx
+        self._given = target
 
     @cached_property
     def target(self) -> Target:
         from localllm.placement import this_machine
 
-        return this_machine()
-
-    @property
-    def available_bytes(self) -> int:
-        """GPU memory and main memory together, what can be taken now."""
-        gpus = sum(g.free_bytes for g in self.target.gpus if not g.shares_host_memory)
-        return gpus + self.target.host_available_bytes
+        return self._given or this_machine()
 
     @property
     def room(self) -> str:
@@ -41,45 +47,129 @@ class Memory:
         return f"{Bytes(gpus)} of GPU memory and {host}" if gpus else host
 
     def plan(self, header: GGUFView) -> Plan:
-        """Where the model would go here, by arithmetic (nothing is loaded)."""
-        from localllm.placement import PlanOptions, plan_for
+        """Where the model would go, by arithmetic: nothing is loaded. Raises DamagedFile."""
+        from localllm.placement import plan_for
 
-        return plan_for(header, self.target, PlanOptions(n_ctx=self._n_ctx))
+        return plan_for(header, self.target, self._options)
+
+    def settled_plan(self, header: GGUFModel) -> Plan:
+        """The same, but where arithmetic is too near to a limit to tell, llama.cpp is asked
+        (a dry run on a stand-in made of the header, about a second)."""
+        from localllm.placement import machine_for, plan_for
+
+        plan = self.plan(header)
+        if not self.target.here or not _is_close(plan):
+            return plan
+        try:
+            with machine_for(header) as machine:
+                return plan_for(header, self.target, self._options, machine)
+        except (EngineError, OSError):  # an architecture it does not know; no temporary folder
+            return plan
+
+    @property
+    def _options(self) -> PlanOptions:
+        from localllm.placement import PlanOptions
+
+        return PlanOptions(n_ctx=self._n_ctx)
 
 
-def candidates(listing: Listing, source: Source, memory: Memory) -> list[Candidate]:
+def _is_close(plan: Plan) -> bool:
+    """Whether the error of the compute buffers could change what fits where."""
+    margins = [
+        (d.total_bytes - (d.free_bytes - d.headroom_bytes), d.compute_bytes) for d in plan.devices
+    ]
+    host = plan.host
+    margins.append((host.total_bytes - host.available_bytes, host.compute_bytes))
+    return any(abs(over) <= plan.compute_error * compute for over, compute in margins)
+
+
+def candidates(
+    listing: Listing,
+    source: Source,
+    memory: Memory,
+    known: tuple[Variant, GGUFView] | None = None,
+) -> list[Candidate]:
     """Every variant with size, bits per weight, memory need and verdict.
 
-    One header is fetched, the smallest GGUF's. Cache and buffers are the same for all variants
-    of a repository, so the others' needs are theirs plus the file's size, and their bits per
-    weight its size over the same number of parameters: within 1 % of what their own headers
-    would give, and labelled so.
+    One header is fetched for each model of the repository, its smallest variant's (`known` is
+    one that need not be). The others are planned as that one with their own weight: within 1 %
+    of what their own headers would give, since cache and buffers do not depend on the type.
     """
-    known = [v for v in listing.variants if v.format == "gguf" and v.size_bytes]
-    if not known:
-        return [Candidate(v, v.size_bytes, None, None, None) for v in listing.variants]
-    probe = min(known, key=lambda v: v.size_bytes or 0)
-    header = remote_header(source, probe)
-    plan = memory.plan(header)
-    overhead = plan.total_bytes - plan.weights_bytes
-    return [_candidate(v, header.n_params, overhead, memory) for v in listing.variants]
+    headers: dict[object, _Probe] = {}
+    for base, variants in _models(listing):
+        if known is not None and known[0].extras.get("base") == base:
+            headers[base] = _Probe(*known)
+        elif len(headers) < _MOST_HEADERS:
+            try:
+                smallest = min(variants, key=_weight)
+                headers[base] = _Probe(smallest, remote_header(source, smallest))
+            except DamagedFile:
+                continue  # pulling it will say so
+    return [_candidate(v, headers.get(v.extras.get("base")), memory) for v in listing.variants]
 
 
-def _candidate(variant: Variant, n_params: int, overhead: int, memory: Memory) -> Candidate:
-    weights = sum(f.size_bytes or 0 for f in variant.weights)
-    if variant.format != "gguf" or not weights:
+def _models(listing: Listing) -> list[tuple[object, list[Variant]]]:
+    """GGUF variants by what they are quantizations of, those with most variants first."""
+    groups: dict[object, list[Variant]] = {}
+    for variant in listing.variants:
+        if variant.format == "gguf" and _weight(variant):
+            groups.setdefault(variant.extras.get("base"), []).append(variant)
+    return sorted(groups.items(), key=lambda group: -len(group[1]))
+
+
+def _weight(variant: Variant) -> int:
+    """Bytes of the files with the weights, 0 where the source does not tell all."""
+    sizes = [f.size_bytes for f in variant.weights]
+    return 0 if None in sizes else sum(s or 0 for s in sizes)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A variant whose header is known; the others of its model are measured by it."""
+
+    variant: Variant
+    header: GGUFView
+
+    def like(self, other: Variant) -> GGUFView:
+        """The header that `other` has, as far as memory goes: the same tensors, in all as much
+        smaller or larger as its files are."""
+        if other is self.variant:
+            return self.header
+        beside = _weight(self.variant) - self.header.weights_bytes  # vocabulary, padding
+        share = max(1, _weight(other) - beside) / max(1, self.header.weights_bytes)
+        tensors = {
+            name: replace(t, size_bytes=round(t.size_bytes * share))
+            for name, t in self.header.tensors.items()
+        }
+        return _Scaled(self.header.name, self.header.metadata, tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled(GGUFView):
+    name: str
+    metadata: Metadata
+    tensors: Mapping[str, TensorInfo]
+
+
+def _candidate(variant: Variant, probe: _Probe | None, memory: Memory) -> Candidate:
+    if probe is None or variant.format != "gguf" or not _weight(variant):
         return Candidate(variant, variant.size_bytes, None, None, None)
-    need = weights + overhead
-    bits = weights * 8 / n_params if n_params else None
-    return Candidate(variant, variant.size_bytes, bits, need, _verdict(need, memory))
+    header = probe.like(variant)
+    try:
+        plan = memory.plan(header)
+    except DamagedFile:  # no language model, or of a kind that nothing is known of
+        return Candidate(variant, variant.size_bytes, header.bits_per_weight, None, None)
+    return Candidate(
+        variant=variant,
+        size_bytes=variant.size_bytes,
+        bits_per_weight=header.bits_per_weight,
+        need_bytes=plan.total_bytes,
+        verdict=plan.verdict,
+        runs=plan.runs,
+    )
 
 
-def _verdict(need: int, memory: Memory) -> str:
-    gpus = sum(max(0, g.free_bytes - g.headroom_bytes) for g in memory.target.gpus)
-    if gpus and need <= gpus:
-        return "all"
-    if need > memory.available_bytes:
-        return "none"
-    if gpus:
-        return "partial" if gpus * 2 >= need else "cpu"
-    return "cpu"
+def largest_that_runs(found: Sequence[Candidate], below_bytes: int) -> Candidate | None:
+    """Of those smaller than `below_bytes` the largest that the memory can hold."""
+    fitting = [c for c in found if c.runs and (c.need_bytes or 0) < below_bytes]
+    return max(fitting, key=lambda c: c.need_bytes or 0, default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from localllm.errors import DoesNotFit, SourceNotFound
+from localllm.errors import AmbiguousModel, DoesNotFit, SourceNotFound
 from localllm.sources import matching
 from localllm.sources.base import Listing, Variant
 from localllm.ui import Bytes
@@ -13,52 +13,67 @@ from localllm.ui import Bytes
 # Above this, more bits change nothing that is measurable in the output; F16 and F32 files are
 # for quantizing from. 8.5 is Q8_0.
 _ENOUGH_BPW = 8.6
+# Below this, models lose more than a larger share on the CPU costs in time. 3.06 is IQ3_XXS.
+_FEW_BPW = 3.0
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A variant and what it would take. Bytes are of memory, the whole model with cache and
-    buffers; None where the source does not tell its size."""
+    buffers; None where the source does not tell its size. `verdict` is a plan's; `runs` says
+    that the memory suffices, however slow (see `placement.Plan`)."""
 
     variant: Variant
     size_bytes: int | None
     bits_per_weight: float | None
     need_bytes: int | None
     verdict: str | None  # "all" | "partial" | "cpu" | "none"
+    runs: bool = False
 
 
 @dataclass(frozen=True)
 class Choice:
+    """`why` is empty where the user named the variant, or there is just one."""
+
     candidate: Candidate
     why: str
 
 
 def choose(listing: Listing, candidates: Sequence[Candidate], room: str) -> Choice:
-    """The best variant that fits: the most bits a weight up to Q8_0, all on the GPU before
-    partly, partly before not. `room` names the memory for the sentence.
+    """The best GGUF variant that fits: the most bits a weight up to Q8_0, all on the GPU before
+    partly, partly before hardly, and under 3 bits only where nothing else runs. `room` names
+    the memory for the sentence. Without a GGUF the model is taken before its adapters.
 
-    Raises DoesNotFit naming the smallest need, SourceNotFound where there is nothing.
+    Raises DoesNotFit naming the smallest need, AmbiguousModel where nothing speaks for one of
+    several, SourceNotFound where there is nothing.
     """
     if not candidates:
-        raise SourceNotFound(f"{listing.ref.name} has no model files", listing.page)
-    if len(candidates) == 1:
-        return Choice(candidates[0], "it is the only variant")
-    usable = [c for c in candidates if c.variant.format == "gguf" and c.need_bytes is not None]
+        broken = listing.incomplete[0] if listing.incomplete else None
+        lacks = f"lacks {broken.extras['missing'][0]}" if broken else "has no model files"
+        raise SourceNotFound(f"{listing.ref.name} {lacks}", listing.page)
+    ggufs = [c for c in candidates if c.variant.format == "gguf"]
+    usable = [c for c in ggufs if c.need_bytes is not None]
     if not usable:
-        return Choice(candidates[0], "it is the first, and sizes are not known")
-    fitting = [c for c in usable if c.verdict not in (None, "none")]
-    if not fitting:
+        return _one_of(listing, ggufs or candidates)
+    running = [c for c in usable if c.runs]
+    if not running:
         least = min(usable, key=lambda c: c.need_bytes or 0)
         raise DoesNotFit(
             f"no variant of {listing.ref.name} fits {room}: {least.variant.name}, the smallest, "
             f"needs {Bytes(least.need_bytes or 0)}",
-            f"localllm fit {listing.ref.name} --gpu NAME, or --force with a variant",
+            f"localllm pull {listing.ref.at(None).pick(least.variant.name)} --force, or a "
+            "smaller context: --ctx 2048",
         )
-    for verdicts, where in ((("all",), "all on the GPU"), (("partial", "cpu"), room)):
-        pool = [c for c in fitting if c.verdict in verdicts]
-        if pool:
-            return _best(pool, where)
-    return _best(fitting, room)
+    good = [c for c in running if (c.bits_per_weight or 0) >= _FEW_BPW]
+    for pool, verdicts, where in (
+        (good, ("all",), "all on the GPU"),
+        (good, ("partial", "cpu"), room),
+        (running, ("all",), "all on the GPU"),
+        (running, ("partial", "cpu"), room),
+    ):
+        if fitting := [c for c in pool if c.verdict in verdicts]:
+            return _best(fitting, where)
+    return _best(running, f"{room}, most of it on the CPU")
 
 
 def _best(pool: Sequence[Candidate], where: str) -> Choice:
@@ -70,6 +85,19 @@ def _best(pool: Sequence[Candidate], where: str) -> Choice:
         names = ", ".join(str(c.variant.name) for c in larger[:3])
         why += f"; {names} would fit too and gain nothing measurable over 8 bits"
     return Choice(best, why)
+
+
+def _one_of(listing: Listing, candidates: Sequence[Candidate]) -> Choice:
+    """Where sizes tell nothing: the only one, or the model among its adapters."""
+    models = [c for c in candidates if c.variant.format != "adapter"]
+    if len(models or candidates) == 1:
+        return Choice((models or candidates)[0], "it is the only model here")
+    names = [c.variant.name or c.variant.format for c in candidates]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    raise AmbiguousModel(
+        f"{listing.ref.name} has several variants, and nothing says which is meant",
+        f"name one, as in {listing.ref.at(None).pick(names[0])}: {', '.join(names[:12])}{more}",
+    )
 
 
 def chosen(

@@ -10,6 +10,17 @@ if TYPE_CHECKING:
     from localllm.formats.gguf import GGUFHeader, GGUFModel
 
 
+def main_files(variant: Variant) -> tuple[RemoteFile, ...]:
+    """The files that the variant is about: weights in shard order, an adapter, or an mmproj;
+    not what comes beside them."""
+    return tuple(f for f in variant.files if f.role in ("weights", variant.format))
+
+
+def is_gguf(variant: Variant) -> bool:
+    """Whether it is told by GGUF headers: a model, an adapter or an mmproj in that form."""
+    return all(f.name.lower().endswith(".gguf") for f in main_files(variant))
+
+
 def remote_header(source: Source, variant: Variant) -> GGUFModel:
     """The header of a GGUF variant, all shards, read in ranges; no weights are fetched.
 
@@ -17,11 +28,7 @@ def remote_header(source: Source, variant: Variant) -> GGUFModel:
     """
     from localllm.formats.gguf import combine
 
-    return combine([_header(source, file) for file in variant.files if _holds_tensors(file)])
-
-
-def _holds_tensors(file: RemoteFile) -> bool:
-    return file.role in ("weights", "adapter")
+    return combine([_header(source, file) for file in main_files(variant)])
 
 
 def _header(source: Source, file: RemoteFile) -> GGUFHeader:

@@ -72,6 +72,9 @@ class ShownModel:
     license: str | None
     chat_template: str | None
     system: str | None
+    defaults: Mapping[str, Any]  # sampling parameters that the source gives (Ollama's)
+    base_model: str | None  # what an adapter is for
+    page: str | None
     files: tuple[ShownFile, ...]
     parents: tuple[Ancestor, ...]
     made_by: str | None  # the command
@@ -103,6 +106,9 @@ def details(model: Model, registry: Registry) -> ShownModel:
         license=_license(model, header),
         chat_template=_template(model, header),
         system=model.extras.get("system"),
+        defaults=model.extras.get("parameters") or {},
+        base_model=model.extras.get("base_model"),
+        page=model.extras.get("page"),
         files=tuple(
             ShownFile(f.name, str(f.path), f.role, f.size_bytes, f.sha256, f.owned)
             for f in model.files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -88,9 +89,13 @@ def _details(m: ShownModel) -> View:
                 ("sliding window", m.sliding_window),
                 ("vocabulary", None if m.n_vocab is None else Count(m.n_vocab)),
                 ("chat template", "yes" if m.chat_template else "none"),
+                ("system prompt", m.system and _short(m.system)),
+                ("defaults", _pairs(m.defaults) or None),
                 ("license", license),
+                ("adapts", m.base_model),
                 ("size", Bytes(m.size_bytes)),
                 ("added", Moment(m.added_at)),
+                ("page", m.page),
                 ("made by", m.made_by),
             ]
         )
@@ -107,6 +112,15 @@ def _details(m: ShownModel) -> View:
         rows_ = [(r.id, r.kind, Moment(r.made_at), _summary(r)) for r in m.measurements[:10]]
         view += [Heading("Measurements"), Table(("id", "kind", "made", "figures"), rows_)]
     return view
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:59]}…"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {json.dumps(value)}" for key, value in values.items())
 
 
 def _branch(parent: Ancestor) -> Tree:

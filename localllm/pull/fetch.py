@@ -1,19 +1,20 @@
-"""Bring the files of a variant here and register them as one model."""
+"""Bring the files of a variant here."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from glob import escape as glob_escape
 from pathlib import Path
 
-from localllm.errors import DiskFull
-from localllm.library.describe import Description
-from localllm.refs import ModelRef
-from localllm.registry import Arrival, Model, Registry, Staged
-from localllm.sources.base import Listing, RemoteFile, Source, Variant, journal_of
-from localllm.ui import Bytes, Progress
+from localllm.pull.wanted import Wanted
+from localllm.registry import Registry, Staged, StoredFile
+from localllm.registry.work import partial_path
+from localllm.sources.base import RemoteFile, Source, journal_of
+from localllm.ui import Advance, Progress
+
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -22,86 +23,41 @@ class Arrived:
     are not among those fetched."""
 
     staged: tuple[Staged, ...]
-    fetched_bytes: int
-    resumed_bytes: int
-    linked_bytes: int
-    unverified: tuple[str, ...]  # files for which the source publishes no digest
+    fetched_bytes: int = 0
+    resumed_bytes: int = 0
+    linked_bytes: int = 0
+    unverified: tuple[str, ...] = ()  # files for which the source publishes no digest
 
 
-def key_of(listing: Listing, file: RemoteFile) -> str:
-    """What one remote file is called by every process that might fetch it."""
-    return f"{listing.ref.at(None).pick(None)}|{file.name}|{file.sha256 or listing.ref.revision}"
-
-
-def partial_of(registry: Registry, listing: Listing, file: RemoteFile) -> Path:
-    label = f"{listing.repo}-{file.name.replace('/', '-')}"
-    return registry.partial(key_of(listing, file), label)
-
-
-def pinned(listing: Listing, variant: Variant) -> ModelRef:
-    """The reference of exactly this variant. URLs and paths are whole: they have no parts."""
-    if listing.ref.scheme in ("http", "https", "file"):
-        return ModelRef(listing.ref.scheme, listing.ref.name)
-    return listing.ref.pick(variant.name)
-
-
-def missing_bytes(registry: Registry, listing: Listing, variant: Variant) -> int:
-    """Disk space that fetching `variant` still needs, as far as sizes are known."""
+def missing_bytes(registry: Registry, wanted: Wanted) -> int:
+    """Disk space that fetching still needs, as far as sizes are known."""
     total = 0
-    for file in variant.files:
-        if file.size_bytes is None or (file.sha256 and registry.with_digest(file.sha256)):
+    for file in wanted.variant.files:
+        if file.size_bytes is None or (file.sha256 and _twin(registry, file)):
             continue
-        total += max(0, file.size_bytes - _here(registry, listing, file))
+        total += max(0, file.size_bytes - _allocated(_partial(registry, wanted, file)))
     return total
 
 
-def _here(registry: Registry, listing: Listing, file: RemoteFile) -> int:
-    if not (registry.home / "partial").is_dir():
-        return 0  # looking creates nothing
-    try:
-        stat = partial_of(registry, listing, file).stat()
-    except OSError:
-        return 0
-    # what is allocated, since a partial file may be sparse
-    return int(getattr(stat, "st_blocks", stat.st_size // 512)) * 512
-
-
-def check_space(registry: Registry, needed: int) -> None:
-    """Raises DiskFull if the file system of the home has less than `needed` bytes free."""
-    folder = registry.home
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DiskFull(
-            f"{registry.home} has {Bytes(free)} free and {Bytes(needed)} more are needed",
-            "localllm prune, or set LOCALLLM_HOME to a larger disk",
-        )
-
-
 def fetch(
-    registry: Registry,
-    source: Source,
-    listing: Listing,
-    variant: Variant,
-    progress: Progress,
-    note: Callable[[str], None],
+    registry: Registry, source: Source, wanted: Wanted, progress: Progress, note: Note
 ) -> Arrived:
-    """Fetch every file of `variant` into `partial/`, linking what another model already has.
+    """Fetch every file of `wanted` into `partial/`, linking what another model already has.
 
-    Raises what the source raises; what has arrived stays for the next try.
+    The caller holds the lock `wanted.key`. Raises what the source raises; what has arrived
+    stays for the next try.
     """
+    files = wanted.variant.files
+    _take_back(registry, wanted)
     staged: list[Staged] = []
     fetched = resumed = linked = 0
     unverified: list[str] = []
-    label = f"pull {listing.repo}" + (f":{variant.name}" if variant.name else "")
-    with progress.bytes(label, variant.size_bytes) as advance:
-        for file in variant.files:
-            partial = partial_of(registry, listing, file)
-            if (twin := _linked(registry, file, partial)) is not None:
+    with progress.bytes(f"pull {wanted.name}", wanted.variant.size_bytes) as advance:
+        for file in files:
+            partial = registry.partial(wanted.key, _label(wanted, file), wanted.member(file))
+            if (twin := _linked(registry, file, partial, advance, note)) is not None:
                 staged.append(twin)
                 linked += twin.size_bytes
-                advance(twin.size_bytes)
                 continue
             result = source.fetch(file, partial, advance)
             for text in result.notes:
@@ -109,58 +65,90 @@ def fetch(
             staged.append(Staged(partial, file.name, result.size_bytes, result.sha256, file.role))
             fetched += result.size_bytes - result.resumed_bytes
             resumed += result.resumed_bytes
-            if not result.verified:
+            if not result.verified and wanted.ref.scheme != "file":
                 unverified.append(file.name)
     return Arrived(tuple(staged), fetched, resumed, linked, tuple(unverified))
 
 
-def _linked(registry: Registry, file: RemoteFile, partial: Path) -> Staged | None:
-    """The same content from a model that has it, as a link, instead of a download."""
-    if file.sha256 is None or (known := registry.with_digest(file.sha256)) is None:
+def in_place(wanted: Wanted) -> Arrived:
+    """The files of a path where they lie; nothing is read."""
+    return Arrived(
+        tuple(
+            Staged(Path(f.locator["path"]), f.name, f.size_bytes or 0, None, f.role, in_place=True)
+            for f in wanted.variant.files
+        )
+    )
+
+
+def tidy(arrived: Arrived) -> None:
+    """When the files have their final names, what lies beside their partials (journals, and
+    what a kill left of one being replaced) is of no use."""
+    for file in arrived.staged:
+        if not file.in_place:
+            for left in file.path.parent.glob(f"{glob_escape(file.path.name)}*"):
+                left.unlink(missing_ok=True)
+
+
+def _partial(registry: Registry, wanted: Wanted, file: RemoteFile) -> Path:
+    """Where it lies, if it does: looking makes no folder."""
+    return partial_path(registry.home, wanted.key, _label(wanted, file), wanted.member(file))
+
+
+def _label(wanted: Wanted, file: RemoteFile) -> str:
+    return f"{wanted.listing.repo}-{file.name.replace('/', '-')}"
+
+
+def _allocated(partial: Path) -> int:
+    """What a partial file takes on the disk; it may be sparse."""
+    try:
+        stat = partial.stat()
+    except OSError:
+        return 0
+    blocks: int = getattr(stat, "st_blocks", stat.st_size // 512)
+    return blocks * 512
+
+
+def _take_back(registry: Registry, wanted: Wanted) -> None:
+    """Files that a process moved to their final names and was killed before it registered
+    them: their journals are still here, and say that they are complete."""
+    lost = [
+        Staged(partial, file.name, file.size_bytes, file.sha256, file.role)
+        for file in wanted.variant.files
+        if file.size_bytes is not None
+        and journal_of(partial := _partial(registry, wanted, file)).exists()
+        and not partial.exists()
+    ]
+    if lost:
+        registry.take_back(wanted.arrival(lost))
+
+
+def _twin(registry: Registry, file: RemoteFile) -> StoredFile | None:
+    """A file of another model with the published digest. One that is not ours alone, or may be
+    a link to a file of the user's, could change later."""
+    known = registry.with_digest(file.sha256) if file.sha256 else None
+    if known is None or not known[1].owned or known[0].source == "file":
         return None
-    _, stored = known
-    if not stored.owned or stored.path.stat().st_size != stored.size_bytes:
+    stored = known[1]
+    return stored if stored.path.stat().st_size == stored.size_bytes else None
+
+
+def _linked(
+    registry: Registry, file: RemoteFile, partial: Path, advance: Advance, note: Note
+) -> Staged | None:
+    """The same content from a model that has it, as a link, instead of a download. It is read
+    once, since a digest taken when it landed does not tell that it is still so."""
+    twin = _twin(registry, file)
+    if twin is None or twin.sha256 is None:
+        return None
+    if registry.digest(twin, advance) != twin.sha256:
+        advance(-twin.size_bytes)
+        note(f"{twin.path} is damaged: {file.name} is fetched again")
         return None
     try:
         partial.unlink(missing_ok=True)
-        os.link(stored.path, partial)
+        os.link(twin.path, partial)
     except OSError:
+        advance(-twin.size_bytes)
         return None  # a file system without links: fetch it
-    return Staged(partial, file.name, stored.size_bytes, file.sha256, file.role)
-
-
-def register(
-    registry: Registry,
-    listing: Listing,
-    variant: Variant,
-    name: str,
-    facts: Description,
-    staged: Sequence[Staged],
-) -> Model:
-    """Give the fetched files their final names and the index its rows, in one transaction."""
-    extras = dict(variant.extras)
-    if listing.license and "license" not in extras:
-        extras["license"] = listing.license
-    if listing.page:
-        extras["page"] = listing.page
-    model = registry.add(
-        Arrival(
-            name=name,
-            ref=pinned(listing, variant),
-            format=variant.format,
-            source=listing.ref.scheme,
-            publisher=listing.publisher,
-            repo=listing.repo,
-            variant=variant.name,
-            architecture=facts.architecture,
-            file_type=facts.file_type,
-            n_params=facts.n_params,
-            n_ctx_train=facts.n_ctx_train,
-            extras=extras,
-            files=tuple(staged),
-        )
-    )
-    for file in staged:
-        if not file.in_place:
-            journal_of(file.path).unlink(missing_ok=True)
-    return model
+    journal_of(partial).unlink(missing_ok=True)
+    return Staged(partial, file.name, twin.size_bytes, twin.sha256, file.role)

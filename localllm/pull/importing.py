@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from localllm import config
 from localllm.errors import DamagedFile, FileGone, NotFound
-from localllm.library import describe
-from localllm.pull.naming import free_name, name_for
-from localllm.registry import Arrival, Registry, Staged
+from localllm.library import Description, describe
+from localllm.pull.naming import name_of
+from localllm.registry import Arrival, Model, Registry, Staged
 from localllm.sources.found import FoundModel
+
+Outcome = Literal["registered", "known", "skipped", "found"]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """One model that was found. `outcome`: registered, known (its files already are), or
-    skipped with the reason."""
+    """One model that was found. `outcome`: registered, known (it is here already), skipped
+    with the reason, or found (a dry run)."""
 
     name: str
-    outcome: str
+    outcome: Outcome
     reason: str | None
     format: str
     file_type: str | None
@@ -56,45 +59,64 @@ def import_models(
 
 
 def _import_one(registry: Registry, found: FoundModel, known: set[Path], dry_run: bool) -> Imported:
-    first = next((f for f in found.files if f.role in ("weights", "adapter")), found.files[0])
-    name = name_for(found.ref.at(None).pick(found.variant))
+    weights = [f for f in found.files if f.role in ("weights", found.format)]
+    paths = [f.path for f in weights]
+    name = name_of(found.ref.at(None), found.repo)
 
-    def outcome(word: str, reason: str | None = None, file_type: str | None = None) -> Imported:
-        return Imported(
-            name, word, reason, found.format, file_type, found.size_bytes, str(first.path)
-        )
+    def outcome(word: Outcome, reason: str | None = None, kind: str | None = None) -> Imported:
+        size = found.size_bytes
+        return Imported(name, word, reason, found.format, kind, size, str(paths[0]))
 
     if found.missing:
         return outcome("skipped", f"{', '.join(found.missing)} is missing")
-    weights = [f.path for f in found.files if f.role in ("weights", "adapter")] or [first.path]
-    if all(p.resolve() in known for p in weights):
+    if all(path.resolve() in known for path in paths):
         return outcome("known")
     try:
-        facts = describe(weights)
+        facts = describe(paths)
     except (DamagedFile, FileGone) as e:
         return outcome("skipped", e.message)
+    if (here := _other_state(registry, name, found)) is not None:
+        if found.ref.revision is None or found.ref.revision == here.ref.revision:
+            return outcome("known", f"it is here already, in {here.path.parent}")
+        name = name_of(found.ref.at(found.ref.revision[:12]), found.repo)
     if dry_run:
         return outcome("found", None, facts.file_type)
-    name = free_name(registry, name, found.ref)
-    registry.add(
-        Arrival(
-            name=name,
-            ref=found.ref.pick(found.variant),
-            format=facts.format,
-            source=found.ref.scheme,
-            publisher=found.publisher,
-            repo=found.repo,
-            variant=found.variant or facts.file_type,
-            architecture=facts.architecture,
-            file_type=facts.file_type,
-            n_params=facts.n_params,
-            n_ctx_train=facts.n_ctx_train,
-            extras=found.extras,
-            files=tuple(
-                Staged(f.path, f.name, f.size_bytes, f.sha256, f.role, in_place=True)
-                for f in found.files
-            ),
-        )
-    )
-    known.update(p.resolve() for p in weights)
+    arrival = _arrival(found, name, facts)
+    name = registry.add(arrival, lambda model: _same_place(model, found)).name
+    known.update(path.resolve() for path in paths)
     return outcome("registered", None, facts.file_type)
+
+
+def _other_state(registry: Registry, name: str, found: FoundModel) -> Model | None:
+    """A model that an import must not take the place of: it was pulled, or its files are
+    there. One whose files are gone has moved to where they were found now."""
+    for model in registry.models():
+        if model.name.casefold() == name.casefold() and _same_place(model, found):
+            there = all(f.path.exists() for f in model.files)
+            return model if there or any(f.owned for f in model.files) else None
+    return None
+
+
+def _same_place(model: Model, found: FoundModel) -> bool:
+    return (model.ref.scheme, model.ref.name) == (found.ref.scheme, found.ref.name)
+
+
+def _arrival(found: FoundModel, name: str, facts: Description) -> Arrival:
+    return Arrival(
+        name=name,
+        ref=found.ref,
+        format=facts.format,
+        source=found.ref.scheme,
+        publisher=found.publisher,
+        repo=found.repo,
+        variant=found.variant or facts.file_type,
+        architecture=facts.architecture,
+        file_type=facts.file_type,
+        n_params=facts.n_params,
+        n_ctx_train=facts.n_ctx_train,
+        extras=found.extras,
+        files=tuple(
+            Staged(f.path, f.name, f.size_bytes, f.sha256, f.role, in_place=True)
+            for f in found.files
+        ),
+    )

@@ -1,43 +1,32 @@
-"""What a pulled model is called in the registry."""
+"""What a pulled or imported model is called in the registry."""
 
 from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
 
 from localllm.refs import ModelRef
-from localllm.registry import Registry
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_LONGEST = 90  # of a word in a reference, with room for a number behind it
 
 
-def name_for(ref: ModelRef) -> str:
-    """`org/repo:Q4_K_M` for the Hub, `ollama:m:tag`, `pypi:package`; the file's own name for
-    URLs and paths. A revision is part of the name only if the user asked for one."""
+def name_of(ref: ModelRef, repo: str) -> str:
+    """`org/repo:Q4_K_M` for the Hub, `ollama:model:tag`, `pypi:package`: the reference itself.
+
+    A path is called by its own last part and a URL by the file's name, which is `repo`, both
+    without the ending and the shard's number.
+    """
     if ref.scheme == "hf":
         return str(ref).removeprefix("hf:")
-    if ref.scheme not in ("http", "https", "file"):
-        return str(ref)
-    path = urlsplit(f"{ref.scheme}:{ref.name}").path if ref.scheme != "file" else ref.name
-    file_name = PurePosixPath(unquote(path).replace("\\", "/")).name
-    stem = file_name[: -len(".gguf")] if file_name.lower().endswith(".gguf") else file_name
-    stem = _SHARD.sub("", stem)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "model"
+    if ref.scheme == "file":
+        return plain_name(PurePosixPath(ref.name.replace("\\", "/")).name)
+    return plain_name(repo) if ref.scheme in ("http", "https") else str(ref)
 
 
-def free_name(registry: Registry, name: str, ref: ModelRef) -> str:
-    """`name`, or `name-2` and so on where a model from elsewhere has it."""
-    taken = {m.name.casefold(): m for m in registry.models()}
-    aliases = {a.casefold() for m in taken.values() for a in m.aliases}
-    candidate, number = name, 2
-    while True:
-        model = taken.get(candidate.casefold())
-        same = model is not None and _same_place(model.ref, ref)
-        if same or (model is None and candidate.casefold() not in aliases):
-            return candidate
-        candidate, number = f"{name}-{number}", number + 1
-
-
-def _same_place(a: ModelRef, b: ModelRef) -> bool:
-    return (a.scheme, a.name.casefold()) == (b.scheme, b.name.casefold())
+def plain_name(text: str) -> str:
+    """`text` as a name of the registry: a word of letters, digits, `.`, `_` and `-`."""
+    while text.lower().endswith(".gguf"):
+        text = text[: -len(".gguf")]
+    word = re.sub(r"[^A-Za-z0-9._-]+", "-", _SHARD.sub("", text))
+    return re.sub(r"\.{2,}", ".", word).strip("-.")[:_LONGEST].strip("-.") or "model"

@@ -6,15 +6,17 @@ journal), and files are moved to their final names only inside one.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from localllm.errors import HomeUnwritable, RegistryBroken
+from localllm.errors import DiskFull, HomeUnwritable, LocalLLMError, RegistryBroken
 from localllm.registry import schema
 
 _BUSY_S = 60.0
+_NO_SHARED_MEMORY = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_IOERR_SHM")
 _REBUILD = "localllm rebuild"
 
 
@@ -53,9 +55,8 @@ class Database:
             version = schema.version_of(connection)
         except sqlite3.OperationalError as e:
             connection.close()
-            if "unable to open" not in str(e) and "readonly" not in str(e):
+            if not self._readable_alone(e):
                 raise
-            # A WAL index on a read-only file system has no room for its -shm file.
             connection = self._connect("mode=ro&immutable=1")
             version = schema.version_of(connection)
         self._check(version)
@@ -68,6 +69,20 @@ class Database:
                 pass
             connection = self._connect("mode=ro")
         return connection
+
+    def _readable_alone(self, error: sqlite3.OperationalError) -> bool:
+        """Whether the index can be read as the one file it is.
+
+        Even to read it, SQLite wants a -shm file beside an index in WAL mode, for which a
+        read-only or a full file system has no room. Without anything in the -wal file the
+        index alone is all there is.
+        """
+        if not _name(error).startswith(_NO_SHARED_MEMORY):
+            return False
+        try:
+            return self.path.with_name(self.path.name + "-wal").stat().st_size == 0
+        except FileNotFoundError:
+            return True
 
     def _open_to_write(self) -> sqlite3.Connection:
         make_folder(self.path.parent)
@@ -106,28 +121,43 @@ class Database:
             yield
         except sqlite3.OperationalError as e:
             text = str(e)
+            if _name(e).startswith("SQLITE_BUSY"):
+                raise LocalLLMError(
+                    f"another process has been writing to {self.path} for {_BUSY_S:.0f} s",
+                    "try again when it is done",
+                ) from None
             if "readonly" in text or "unable to open" in text:
                 raise HomeUnwritable(
                     f"the registry at {self.path.parent} cannot be written: {text}",
                     "set LOCALLLM_HOME to a folder you may write",
                 ) from None
             if "disk is full" in text or "disk I/O" in text:
-                from localllm.errors import DiskFull
-
                 raise DiskFull(f"no space left for {self.path}", "localllm prune") from None
             raise RegistryBroken(f"the index {self.path} is not usable: {text}", _REBUILD) from None
         except sqlite3.DatabaseError as e:
             raise RegistryBroken(f"the index {self.path} is damaged: {e}", _REBUILD) from None
 
 
+def _name(error: sqlite3.Error) -> str:
+    """SQLite's own name for what went wrong; empty where Python's module found it."""
+    return getattr(error, "sqlite_errorname", "")
+
+
 def make_folder(folder: Path) -> None:
-    """Make `folder` below the home. Raises HomeUnwritable."""
+    """Make `folder` below the home. Raises HomeUnwritable, DiskFull."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise HomeUnwritable(
-            f"{folder} cannot be made: {e.strerror}", "set LOCALLLM_HOME to a folder you may write"
-        ) from None
+        raise unwritable(folder, e) from None
+
+
+def unwritable(path: Path, error: OSError) -> LocalLLMError:
+    """The error for a place below the home that cannot be made or written."""
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return DiskFull(f"no space left for {path}", "localllm prune, or free disk space")
+    return HomeUnwritable(
+        f"{path} cannot be written: {error.strerror}", "set LOCALLLM_HOME to a folder you may write"
+    )
 
 
 def _empty() -> sqlite3.Connection:

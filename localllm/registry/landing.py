@@ -1,7 +1,8 @@
 """How a complete file gets its final name: linked, moved or left where it is.
 
-No file is ever overwritten: what another model refers to keeps its bytes, and a new
-revision of the same file lands in a folder of its own.
+What another model refers to keeps its content: a new revision of the same file lands in a
+folder of its own. Content that is here already is stored once, and of the two copies the one
+that was verified just now is kept.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,22 @@ class Arrival:
 def land(connection: sqlite3.Connection, arrival: Arrival, home: Path) -> tuple[StoredFile, ...]:
     """Move every staged file to its final name, inside the caller's transaction.
 
-    Killed before the commit, a file is an orphan under its final name: complete, found
-    again by the next pull or by `prune`.
+    Killed before the commit, a file is an orphan under its final name: complete, taken back
+    by the next pull or found by `prune`.
     """
     folder = _folder(connection, arrival, home)
     return tuple(_land_one(connection, staged, folder, home) for staged in arrival.files)
+
+
+def take_back(connection: sqlite3.Connection, arrival: Arrival, staged: Staged, home: Path) -> bool:
+    """Move `staged` from its final name back to where it was staged, if a process that was
+    killed between moving and registering has left it there. False where there is none."""
+    for folder in _folders(arrival, home):
+        final = _final(folder, staged.name)
+        if _indexed(connection, final, home) is None and _has_size(final, staged.size_bytes):
+            final.replace(staged.path)
+            return True
+    return False
 
 
 def _land_one(
@@ -68,62 +80,77 @@ def _land_one(
     if staged.in_place:
         path = staged.path.absolute()
         return StoredFile(staged.name, path, staged.size_bytes, staged.sha256, staged.role, False)
-    final = folder.joinpath(*map(safe_component, Path(staged.name).parts))
+    final = _final(folder, staged.name)
     stored = StoredFile(staged.name, final, staged.size_bytes, staged.sha256, staged.role, True)
     if final.exists() and final.samefile(staged.path):
-        staged.path.unlink(missing_ok=True)
-        return stored
-    if _indexed(connection, final, home) == staged.sha256 and _has_size(final, staged.size_bytes):
-        staged.path.unlink(missing_ok=True)  # the same model pulled again
+        if staged.path != final:  # renaming one name of a file to another does nothing
+            staged.path.unlink()
         return stored
     final.parent.mkdir(parents=True, exist_ok=True)
-    if not _link_twin(connection, staged, final, home):
+    try:
         staged.path.replace(final)
+    except PermissionError:  # Windows, while a program has the old one open
+        if not (final.exists() and _indexed(connection, final, home) == staged.sha256):
+            raise
+        staged.path.unlink()
     _sync_folder(final.parent)
+    _share(connection, stored, home)
     return stored
 
 
-def _link_twin(connection: sqlite3.Connection, staged: Staged, final: Path, home: Path) -> bool:
-    """Give `final` the bytes of a file with the same digest, so that they are stored once."""
-    if staged.sha256 is None:
-        return False
+def _share(connection: sqlite3.Connection, stored: StoredFile, home: Path) -> None:
+    """Let the other names of this content have the bytes that just arrived, so that they are
+    stored once; where an older copy was damaged unnoticed, it is whole again.
+
+    Not bytes that have another name already: that may be a user's own file, which changes.
+    """
+    if stored.sha256 is None or stored.path.stat().st_nlink > 1:
+        return
     for row in connection.execute(
-        "SELECT DISTINCT path FROM file WHERE sha256 = ? AND owned", (staged.sha256,)
+        "SELECT DISTINCT path FROM file WHERE sha256 = ? AND owned", (stored.sha256,)
     ):
         twin = home / row["path"]
-        if not _has_size(twin, staged.size_bytes) or twin == final:
+        if not _has_size(twin, stored.size_bytes) or twin.samefile(stored.path):
             continue
+        temporary = twin.with_name(f"{twin.name}.{os.getpid()}.link")
         try:
-            temporary = final.with_name(f"{final.name}.{os.getpid()}.link")
-            os.link(twin, temporary)
-            temporary.replace(final)
-        except OSError:
-            return False  # another file system, or one without links: the bytes stay double
-        staged.path.unlink(missing_ok=True)
-        return True
-    return False
+            os.link(stored.path, temporary)
+            temporary.replace(twin)
+        except OSError:  # another file system, or one without links: the bytes stay double
+            temporary.unlink(missing_ok=True)
+            return
 
 
 def _folder(connection: sqlite3.Connection, arrival: Arrival, home: Path) -> Path:
+    """The first folder where no file of the arrival would take the place of another one."""
+    return next(
+        folder
+        for folder in _folders(arrival, home)
+        if all(_free(connection, f, folder, home) for f in arrival.files if not f.in_place)
+    )
+
+
+def _folders(arrival: Arrival, home: Path) -> Iterator[Path]:
+    """Where the files may go: `repo`, else `repo@revision`, else `repo@digest`, else numbered."""
     base = home.joinpath(
         "models", safe_component(arrival.source), safe_component(arrival.publisher)
     )
-    mark = next((f.sha256 for f in arrival.files if f.sha256), None)
-    marks = [arrival.ref.revision, mark]
-    names = [
-        arrival.repo,
-        *(f"{arrival.repo}@{re.sub('[^0-9A-Za-z]', '', m)[:12]}" for m in marks if m),
-    ]
-    for name in names:
-        folder = base / safe_component(name)
-        if all(_free(connection, f, folder, home) for f in arrival.files if not f.in_place):
-            return folder
-    return base / safe_component(f"{arrival.repo}@{os.getpid()}")
+    yield base / safe_component(arrival.repo)
+    digest = next((f.sha256 for f in arrival.files if f.sha256), None)
+    for mark in (arrival.ref.revision, digest):
+        if mark:
+            short = re.sub("[^0-9A-Za-z]", "", mark)[:12]
+            yield base / safe_component(f"{arrival.repo}@{short}")
+    for number in range(2, 1000):
+        yield base / safe_component(f"{arrival.repo}@{number}")
+
+
+def _final(folder: Path, name: str) -> Path:
+    return folder.joinpath(*map(safe_component, Path(name).parts))
 
 
 def _free(connection: sqlite3.Connection, staged: Staged, folder: Path, home: Path) -> bool:
-    final = folder.joinpath(*map(safe_component, Path(staged.name).parts))
-    digest = _indexed(connection, final, home)
+    digest = _indexed(connection, _final(folder, staged.name), home)
     return digest is None or digest == staged.sha256
 
 

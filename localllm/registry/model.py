@@ -69,8 +69,11 @@ class Model:
 
     @property
     def weights(self) -> tuple[StoredFile, ...]:
-        """The files that hold the tensors, shards in order."""
-        return self.with_role("weights", "adapter") if self.format != "mmproj" else self.files
+        """The files that hold the tensors, shards in order; not the adapter that an Ollama
+        model may bring along."""
+        if self.format == "mmproj":
+            return self.files
+        return self.with_role("weights", *(("adapter",) if self.format == "adapter" else ()))
 
     @property
     def path(self) -> Path:

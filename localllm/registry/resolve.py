@@ -34,6 +34,26 @@ def pick(models: Sequence[Model], ref: ModelRef) -> Model:
     raise _not_found(models, ref)
 
 
+def slot(
+    models: Sequence[Model], name: str, same: Callable[[Model], bool]
+) -> tuple[str, Model | None]:
+    """What a model that should be called `name` is called, and the one it takes the place of.
+
+    That is a model of this name if it is the `same`; where another has the name, or goes by it,
+    the new one is called `name-2` and so on.
+    """
+    taken = {model.name.casefold(): model for model in models}
+    aliases = {alias.casefold() for model in models for alias in model.aliases}
+    candidate, number = name, 2
+    while True:
+        known = taken.get(candidate.casefold())
+        if known is not None and same(known):
+            return known.name, known
+        if known is None and candidate.casefold() not in aliases:
+            return candidate, None
+        candidate, number = f"{name}-{number}", number + 1
+
+
 def _same(a: str, b: str) -> bool:
     return a.casefold() == b.casefold()
 

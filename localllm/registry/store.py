@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
 
 from localllm import config
-from localllm.errors import FileGone, ModelNotFound, UsageProblem
+from localllm.errors import DiskFull, FileGone, ModelNotFound, UsageProblem
 from localllm.refs import ModelRef
-from localllm.registry import landing, manifest, rows
+from localllm.registry import landing, manifest, removal, rows, work
 from localllm.registry.database import Database, make_folder
 from localllm.registry.landing import Arrival
 from localllm.registry.model import Measurement, Model, StoredFile
-from localllm.registry.resolve import pick
+from localllm.registry.resolve import pick, slot
 
 Advance = Callable[[int], None]
 _BLOCK = 8 << 20
@@ -56,8 +57,7 @@ class Registry:
         """The model that `text` names. Raises ModelNotFound, AmbiguousModel, InvalidReference,
         FileGone where the index has the model and the disk does not.
 
-        A path to a model file that is not registered is refused with the command that
-        registers it: see `placement.opening` for using one as it is.
+        A path that is not registered is refused with the command that registers it.
         """
         ref = ModelRef.parse(text) if isinstance(text, str) else text
         if ref.scheme == "file":
@@ -80,16 +80,15 @@ class Registry:
         raise ModelNotFound(f"{path} is not in the registry", f"localllm pull --in-place {path}")
 
     def with_digest(self, sha256: str) -> tuple[Model, StoredFile] | None:
-        """A registered file with this digest that is still there."""
+        """A registered file with this digest that is still there: ours before others', and
+        before those that may be links to a file of the user's."""
         with self.database.reading() as connection:
             found = rows.models(
                 connection, self.home, "id IN (SELECT model_id FROM file WHERE sha256 = ?)", sha256
             )
-        for model in found:
-            for file in model.files:
-                if file.sha256 == sha256 and file.path.exists():
-                    return model, file
-        return None
+        pairs = [(m, f) for m in found for f in m.files if f.sha256 == sha256 and f.path.exists()]
+        order = [(not f.owned, m.source == "file", n) for n, (m, f) in enumerate(pairs)]
+        return pairs[min(order)[2]] if pairs else None
 
     def children(self, model: Model) -> tuple[Model, ...]:
         """Models derived from `model`."""
@@ -110,16 +109,20 @@ class Registry:
 
     # --- writing ------------------------------------------------------------------------
 
-    def add(self, arrival: Arrival) -> Model:
-        """Register `arrival`: its files get their final names and the index its rows in one
-        transaction. A model of the same name is replaced; files it alone had are removed."""
+    def add(self, arrival: Arrival, same: Callable[[Model], bool] = lambda model: True) -> Model:
+        """Give the files of `arrival` their final names and the index its rows, all at once.
+
+        A model of the same name is replaced if it is the `same`, and files it alone had are
+        removed; beside another one of that name the new one is called `name-2`, and so on.
+        """
+        ref = _readable(arrival.ref)
         with self.database.writing() as connection:
-            known = rows.models(connection, self.home, "name = ?", arrival.name)
+            name, known = slot(rows.models(connection, self.home), arrival.name, same)
             files = landing.land(connection, arrival, self.home)
             model = Model(
                 id=None,
-                name=known[0].name if known else arrival.name,
-                ref=arrival.ref,
+                name=name,
+                ref=ref,
                 format=arrival.format,
                 source=arrival.source,
                 publisher=arrival.publisher,
@@ -131,24 +134,69 @@ class Registry:
                 n_ctx_train=arrival.n_ctx_train,
                 files=files,
                 added_at=time.time(),
-                aliases=known[0].aliases if known else arrival.aliases,
+                aliases=known.aliases if known else arrival.aliases,
                 lineage=arrival.lineage,
                 extras=arrival.extras,
             )
             model_id = rows.insert(connection, model, self.home)
             manifest.write(self.manifests, model, self.home)
             model = rows.models(connection, self.home, "id = ?", model_id)[0]
-            stale = self._unreferenced(connection, [f for old in known for f in old.files])
-        self._unlink(stale)
+        self._discard(known.files if known else ())
         return model
 
-    def remove(self, model: Model) -> int:
-        """Forget `model` and delete the files it alone owns. Returns the bytes freed."""
+    def take_back(self, arrival: Arrival) -> tuple[Path, ...]:
+        """Where an earlier process was killed while it registered `arrival`, move its files
+        back to where they were staged. Returns the paths that are there again."""
+        missing = [f for f in arrival.files if not f.path.exists()]
+        if not missing:
+            return ()
         with self.database.writing() as connection:
+            return tuple(
+                f.path for f in missing if landing.take_back(connection, arrival, f, self.home)
+            )
+
+    def remove(self, model: Model) -> int:
+        """Forget `model` and delete the files it alone owns. Returns the bytes freed: 0 where
+        another process has removed it meanwhile.
+
+        On a full disk, where the index has no room to change either, the files go first.
+        """
+        try:
+            files = self._forget(model)
+        except DiskFull:
+            freed = self._make_room(model.files, but=model.id)
+            if not freed:
+                raise
+            return freed + self._discard(self._forget(model))
+        return self._discard(files)
+
+    def _forget(self, model: Model) -> tuple[StoredFile, ...]:
+        with self.database.writing() as connection:
+            known = self._still(connection, model)
+            if known is None:
+                return ()
             connection.execute("DELETE FROM model WHERE id = ?", (model.id,))
-            manifest.path_for(self.manifests, model.name).unlink(missing_ok=True)
-            stale = self._unreferenced(connection, model.files)
-        return self._unlink(stale)
+            manifest.path_for(self.manifests, known.name).unlink(missing_ok=True)
+            return known.files
+
+    def _discard(self, files: tuple[StoredFile, ...]) -> int:
+        """Delete those of `files` that no model has, in a transaction of its own: when the rows
+        are gone for good, and while nobody can land a file under the same name."""
+        if not files:
+            return 0
+        try:
+            with self.database.writing() as connection:
+                only = removal.unreferenced(connection, files, self.home)
+                return removal.unlink(only, self.home)
+        except DiskFull:
+            return self._make_room(files)
+
+    def _make_room(self, files: tuple[StoredFile, ...], but: int | None = None) -> int:
+        """Delete `files` that no model has, other than the model `but`. Only on a full disk,
+        where a transaction has no room and so nobody else is in one."""
+        with self.database.reading() as connection:
+            only = removal.unreferenced(connection, files, self.home, but)
+        return removal.unlink(only, self.home)
 
     def set_alias(self, alias: str, model: Model) -> None:
         """Let `alias` name `model`. Raises UsageProblem where the name is taken."""
@@ -161,6 +209,8 @@ class Registry:
             taken = connection.execute("SELECT model_id FROM alias WHERE name = ?", (alias,))
             if (row := taken.fetchone()) is not None and row["model_id"] != model.id:
                 raise UsageProblem(f"{alias!r} names another model", f"localllm rm {alias}")
+            if self._still(connection, model) is None:
+                raise ModelNotFound(f"{model.name} has been removed", "localllm list")
             connection.execute("INSERT OR IGNORE INTO alias VALUES (?, ?)", (alias, model.id))
             self._rewrite_manifest(connection, model)
 
@@ -192,6 +242,8 @@ class Registry:
     def set_digest(self, model: Model, file: StoredFile, sha256: str) -> None:
         """Note the digest of a file that was registered without one."""
         with self.database.writing() as connection:
+            if self._still(connection, model) is None:
+                return
             connection.execute(
                 "UPDATE file SET sha256 = ? WHERE model_id = ? AND name = ? AND sha256 IS NULL",
                 (sha256, model.id, file.name),
@@ -204,34 +256,21 @@ class Registry:
     def manifests(self) -> Path:
         return self.home / "manifests"
 
-    def partial(self, key: str, label: str) -> Path:
-        """Where a file that is not complete yet lies: the same path for the same `key`."""
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-        folder = self.home / "partial"
-        make_folder(folder)
-        return folder / f"{landing.safe_component(label)[:80]}.{digest}.part"
+    def partial(self, key: str, label: str, member: str = "") -> Path:
+        """Where a file that is not complete yet lies: the same path for the same `key` and
+        `member`. Who writes it holds the lock `key`, or else it is taken for abandoned."""
+        path = work.partial_path(self.home, key, label, member)
+        make_folder(path.parent)
+        return path
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold `key` against every other process; the system frees it if we are killed.
 
-        `waiting` is called once if somebody else holds it.
+        `waiting` is called once if somebody else holds it. Raises HomeUnwritable, DiskFull.
         """
-        from filelock import FileLock, Timeout
-
-        folder = self.home / "locks"
-        make_folder(folder)
-        lock = FileLock(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if waiting is not None:
-                waiting()
-            lock.acquire()
-        try:
+        with work.locked(self.home, key, waiting):
             yield
-        finally:
-            lock.release()
 
     def digest(self, file: StoredFile, advance: Advance) -> str:
         """sha256 of a file as it is on disk, in blocks of 8 MiB. Raises FileGone."""
@@ -245,37 +284,18 @@ class Registry:
             raise FileGone(f"{file.path} is gone") from None
         return digest.hexdigest()
 
-    def _rewrite_manifest(self, connection: Any, model: Model) -> None:
-        now = rows.models(connection, self.home, "id = ?", model.id)
-        if now:
-            manifest.write(self.manifests, now[0], self.home)
+    def _still(self, connection: Connection, model: Model) -> Model | None:
+        """`model` as it is now, None where it is gone: its id may be another one's by then."""
+        found = rows.models(connection, self.home, "id = ? AND name = ?", model.id, model.name)
+        return found[0] if found else None
 
-    def _unreferenced(self, connection: Any, files: Any) -> list[StoredFile]:
-        """Those of `files` that are ours and no row names any more."""
-        return [
-            f for f in files
-            if f.owned and connection.execute(
-                "SELECT 1 FROM file WHERE path = ? AND owned", (rows.stored_path(f, self.home),)
-            ).fetchone() is None
-        ]  # fmt: skip
+    def _rewrite_manifest(self, connection: Connection, model: Model) -> None:
+        if (now := self._still(connection, model)) is not None:
+            manifest.write(self.manifests, now, self.home)
 
-    def _unlink(self, files: list[StoredFile]) -> int:
-        freed = 0
-        for file in files:
-            try:
-                last_name = file.path.stat().st_nlink == 1
-                file.path.unlink()
-            except FileNotFoundError:
-                continue
-            freed += file.size_bytes if last_name else 0
-            self._remove_empty(file.path.parent)
-        return freed
 
-    def _remove_empty(self, folder: Path) -> None:
-        top = self.home / "models"
-        while folder != top and top in folder.parents:
-            try:
-                folder.rmdir()
-            except OSError:
-                return  # not empty, or another process is landing a file in it
-            folder = folder.parent
+def _readable(ref: ModelRef) -> ModelRef:
+    """`ref`, if its text can be read again: one row that cannot would spoil every listing."""
+    if ModelRef.parse(str(ref)) != ref:
+        raise UsageProblem(f"{ref} cannot be kept as a reference")
+    return ref

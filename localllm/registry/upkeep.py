@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Literal
 
-from localllm.errors import DamagedFile, LocalLLMError, RegistryBroken
-from localllm.refs import ModelRef
-from localllm.registry import manifest, rows
+from localllm.errors import DamagedFile, DiskFull, LocalLLMError, RegistryBroken
+from localllm.registry import manifest, removal, rows, work
+from localllm.registry.database import Database, unwritable
 from localllm.registry.model import Model, StoredFile
 from localllm.registry.store import Registry
 
-GarbageKind = Literal["partial", "orphan", "manifest", "lock"]
+_NEW_INDEX = "rebuilding"
+GarbageKind = Literal["partial", "orphan", "manifest"]
 
 
 @dataclass(frozen=True)
@@ -27,39 +33,71 @@ class Garbage:
 
 
 def garbage(registry: Registry) -> tuple[Garbage, ...]:
-    """Partial downloads, files without a model, manifests without a row, old locks.
+    """Partial downloads, files without a model, manifests without a row.
 
     What another process is working on (its lock is held) is left out.
     """
     home = registry.home
-    known = {f.path for m in registry.models() for f in m.files if f.owned}
-    manifests = {manifest.path_for(registry.manifests, m.name) for m in registry.models()}
-    found = [Garbage("orphan", p, s) for p, s in _files(home / "models") if p not in known]
-    found += [
-        Garbage("manifest", p, s) for p, s in _files(registry.manifests) if p not in manifests
-    ]
-    found += [Garbage("partial", p, s) for p, s in _files(home / "partial") if not _in_use(p)]
-    found += [Garbage("lock", p, s) for p, s in _files(home / "locks") if not _held(p)]
+    with registry.database.reading() as connection:
+        needed = _needed(rows.models(connection, home), registry)
+    orphans = [*_files(home / "models"), *_loose_indexes(home)]
+    found = [Garbage("orphan", p, s) for p, s in orphans if p not in needed]
+    found += [Garbage("manifest", p, s) for p, s in _files(registry.manifests) if p not in needed]
+    for path, size in _files(home / "partial"):
+        with work.abandoned(home, path) as is_abandoned:
+            if is_abandoned:
+                found.append(Garbage("partial", path, size))
     return tuple(found)
 
 
 def sweep(registry: Registry, items: tuple[Garbage, ...]) -> int:
-    """Delete `items`, under the index's lock so that nothing landing now is taken for an
-    orphan. Returns the bytes freed."""
+    """Delete `items`, each after another look at whether anyone needs it. Returns the bytes
+    freed.
+
+    Partial files are deleted under their locks, the rest under the index's, so that nothing
+    that is landing now is taken for an orphan.
+    """
     freed = 0
-    with registry.database.writing() as connection:
-        known = {f.path for m in rows.models(connection, registry.home) for f in m.files}
-        for item in items:
-            if item.path in known or (item.kind == "lock" and _held(item.path)):
-                continue
-            try:
-                item.path.unlink()
-            except FileNotFoundError:
-                continue
-            freed += item.size_bytes
-    for top in ("models", "partial"):
-        _drop_empty(registry.home / top)
+    for item in items:
+        if item.kind == "partial":
+            with work.abandoned(registry.home, item.path) as is_abandoned:
+                freed += _deleted(item) if is_abandoned else 0
+    rest = [item for item in items if item.kind != "partial"]
+    if rest:
+        freed += _sweep_indexed(registry, rest)
     return freed
+
+
+def _sweep_indexed(registry: Registry, items: list[Garbage]) -> int:
+    try:
+        with registry.database.writing() as connection:
+            return _sweep_rest(registry, connection, items)
+    except DiskFull:
+        # The index has no room for a transaction, so nobody is in one: a look will do.
+        with registry.database.reading() as connection:
+            return _sweep_rest(registry, connection, items)
+
+
+def _sweep_rest(registry: Registry, connection: Connection, items: list[Garbage]) -> int:
+    needed = _needed(rows.models(connection, registry.home), registry)
+    freed = sum(_deleted(item) for item in items if item.path not in needed)
+    top = registry.home / "models"
+    for folder in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
+        removal.drop_empty(folder, top)
+    return freed
+
+
+def _needed(models: list[Model], registry: Registry) -> set[Path]:
+    files = {f.path for m in models for f in m.files}
+    return files | {manifest.path_for(registry.manifests, m.name) for m in models}
+
+
+def _deleted(item: Garbage) -> int:
+    try:
+        item.path.unlink()
+    except (FileNotFoundError, PermissionError):  # Windows: open somewhere
+        return 0
+    return item.size_bytes
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -71,35 +109,10 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
             continue  # gone meanwhile
 
 
-def _held(path: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError):
-        return True
-    lock.release()
-    return False
-
-
-_FRESH_S = 60.0
-
-
-def _in_use(path: Path) -> bool:
-    """A partial file written to within the last minute may belong to a running pull."""
-    try:
-        return time.time() - path.stat().st_mtime < _FRESH_S
-    except OSError:
-        return True
-
-
-def _drop_empty(top: Path) -> None:
-    for folder in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
-        try:
-            folder.rmdir()
-        except OSError:
-            continue
+def _loose_indexes(home: Path) -> Iterator[tuple[Path, int]]:
+    """What a rebuild that was killed left of the index it was making."""
+    for path in sorted(home.glob(f"{_NEW_INDEX}*")):
+        yield path, path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -119,34 +132,77 @@ def rebuild(registry: Registry, describe: Describe) -> Rebuilt:
     """Make the index again from the manifests and the files.
 
     `describe` makes a model of a file that no manifest names (from its path and header),
-    or None. Measurements are taken over from the old index as far as it can be read.
+    or None. Measurements are taken over from the old index as far as it can be read, and a
+    copy of it is kept. Killed at any moment, the old index is in place or the new one.
     """
-    home = registry.home
+    with registry.lock("rebuild"):
+        if _is_sound(registry):
+            old = _copied(registry)
+            with registry.database.writing() as connection:
+                kept = _count(connection, "measurement")
+                connection.execute("DELETE FROM model")
+                return _refill(registry, connection, describe, kept, old)
+        return _replaced(registry, describe)
+
+
+def _is_sound(registry: Registry) -> bool:
+    """Whether the index is there and whole, by SQLite's own check."""
+    if not registry.database.path.is_file():
+        return False
+    try:
+        with registry.database.reading() as connection:
+            return [row[0] for row in connection.execute("PRAGMA quick_check")] == ["ok"]
+    except RegistryBroken:
+        return False
+
+
+def _replaced(registry: Registry, describe: Describe) -> Rebuilt:
+    """A new index beside the damaged one, which it takes the place of when it is complete."""
+    path = registry.database.path
+    fresh = Database(path.with_name(f"{_NEW_INDEX}.{os.getpid()}.db"))
+    kept = _salvage(registry)
+    try:
+        with fresh.writing() as connection:
+            connection.executemany(
+                "INSERT INTO measurement (model_name, sha256, kind, made_at, data)"
+                " VALUES (?, ?, ?, ?, ?)",
+                kept,
+            )
+            old = _aside(path) if path.exists() else None
+            rebuilt = _refill(registry, connection, describe, len(kept), old)
+        if old is not None:
+            _kept(path, old)
+        for suffix in ("-wal", "-shm"):  # they are the damaged one's
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        fresh.path.replace(path)
+    except OSError as e:
+        raise unwritable(path, e) from None
+    finally:
+        for left in fresh.path.parent.glob(f"{fresh.path.name}*"):
+            left.unlink(missing_ok=True)
+    return rebuilt
+
+
+def _refill(
+    registry: Registry, connection: Connection, describe: Describe, kept: int, old: Path | None
+) -> Rebuilt:
+    """Rows for what the manifests name, then for files that none names."""
     found, skipped = _from_manifests(registry)
     claimed = {f.path for m in found for f in m.files}
     strays: list[Model] = []
-    for path, _ in _files(home / "models"):
+    for path, _ in _files(registry.home / "models"):
         if path not in claimed and (model := describe(path)) is not None:
             strays.append(model)
             claimed |= {f.path for f in model.files}
-    kept = _salvage(registry)
-    old = _set_aside(registry)
     names = {m.name.casefold() for m in found}
-    with registry.database.writing() as connection:
-        for model in found:
-            rows.insert(connection, model, home)
-        for model in strays:
-            free = _free_name(model.name, names)
-            named = replace(model, name=free)
-            rows.insert(connection, named, home)
-            manifest.write(registry.manifests, named, home)
-        connection.executemany(
-            "INSERT INTO measurement (model_name, sha256, kind, made_at, data)"
-            " VALUES (?, ?, ?, ?, ?)",
-            kept,
-        )
+    for model in found:
+        rows.insert(connection, model, registry.home)
+    for model in strays:
+        named = replace(model, name=_free_name(model.name, names))
+        rows.insert(connection, named, registry.home)
+        manifest.write(registry.manifests, named, registry.home)
     total = len(found) + len(strays)
-    return Rebuilt(total, len(found), len(strays), len(kept), tuple(skipped), old)
+    return Rebuilt(total, len(found), len(strays), kept, tuple(skipped), old)
 
 
 def _from_manifests(registry: Registry) -> tuple[list[Model], list[str]]:
@@ -186,19 +242,34 @@ def _salvage(registry: Registry) -> list[tuple[str, str | None, str, float, str]
         return []
 
 
-def _set_aside(registry: Registry) -> Path | None:
-    """Move the old index away; it is deleted only by the user."""
-    path = registry.database.path
-    if not path.exists():
-        return None
-    aside = path.with_name(f"registry.{time.strftime('%Y%m%d-%H%M%S')}.old.db")
+def _copied(registry: Registry) -> Path:
+    """A copy of the index as it is now. Raises DiskFull."""
+    aside = _aside(registry.database.path)
+    copy = aside.with_name(f"{_NEW_INDEX}.{os.getpid()}.copy")
     try:
-        path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-    except OSError as e:
-        raise RegistryBroken(f"{path} cannot be moved: {e.strerror}") from None
+        with registry.database.reading() as connection, closing(sqlite3.connect(copy)) as target:
+            connection.backup(target)
+        copy.replace(aside)
+    finally:
+        copy.unlink(missing_ok=True)
     return aside
+
+
+def _kept(path: Path, aside: Path) -> None:
+    """Keep a damaged index under another name too; it stays in place until the new one is."""
+    try:
+        os.link(path, aside)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, aside)
+
+
+def _aside(path: Path) -> Path:
+    """Where an old index is kept; it is deleted only by the user."""
+    return path.with_name(f"registry.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}.old.db")
+
+
+def _count(connection: Connection, table: str) -> int:
+    return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
 
 
 def _free_name(name: str, taken: set[str]) -> str:
@@ -215,6 +286,3 @@ def ref_from_path(registry: Registry, path: Path) -> tuple[str, str, str, str] |
     if len(parts) < 4:
         return None
     return parts[0], parts[1], parts[2].partition("@")[0], "/".join(parts[3:])
-
-
-__all__ = ["Garbage", "ModelRef", "Rebuilt", "garbage", "rebuild", "ref_from_path", "sweep"]

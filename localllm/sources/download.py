@@ -209,7 +209,9 @@ def _take_up(target: Target, notes: list[str]) -> Ledger:
         return _afresh(target)
     done = Extents(journal.done).clipped(there)
     if known.size_bytes is not None:
-        require_room(target.partial, known.size_bytes - done.total)
+        # What is there is overwritten where the journal does not know of it: it needs no room.
+        taken = getattr(stat, "st_blocks", done.total // 512) * 512
+        require_room(target.partial, known.size_bytes - max(done.total, taken))
     return _noted(Ledger(target.partial, known, done, target.tuning))
 
 

@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from localllm.config import Settings
-from localllm.errors import AccessDenied, FileGone, LocalLLMError, SourceFailed, SourceNotFound
+from localllm.errors import (
+    AccessDenied,
+    DamagedFile,
+    FileGone,
+    LocalLLMError,
+    SourceFailed,
+    SourceNotFound,
+)
 from localllm.refs import ModelRef
 from localllm.sources.base import Advance, Fetched, Listing, RemoteFile, Variant
 from localllm.sources.choose import matching
@@ -32,9 +39,9 @@ class FileSource:
             return listing
         if not path.is_file():
             raise SourceNotFound(f"there is no file {path}")
-        if path.suffix.lower() != ".gguf":
-            raise SourceFailed(
-                f"{path} is no .gguf file",
+        if path.suffix.lower() != ".gguf" and not _is_gguf(path):
+            raise DamagedFile(
+                f"{path} is no GGUF file",
                 "give a GGUF file, or the folder of a safetensors model",
             )
         return _of_file(ref, path)
@@ -71,7 +78,10 @@ def _of_file(ref: ModelRef, path: Path) -> Listing:
     if any(f.name == path.name for v in folder.variants for f in v.weights) or split:
         variant = matching(folder, path.name)
     else:  # named like an adapter, an mmproj or an importance matrix: the header will tell
-        lone = RemoteFile(path.name, path.stat().st_size, None, "weights", {"path": str(path)})
+        ending = "" if path.suffix.lower() == ".gguf" else ".gguf"  # a blob of some store
+        lone = RemoteFile(
+            path.name + ending, path.stat().st_size, None, "weights", {"path": str(path)}
+        )
         listed = [v for v in folder.variants if any(f.name == path.name for f in v.files)]
         own = [v for v in listed if v.format == "adapter"]
         variant = own[0] if own else Variant(path.stem, "gguf", (lone,))
@@ -81,6 +91,14 @@ def _of_file(ref: ModelRef, path: Path) -> Listing:
         repo=safe_component(split.stem if split else path.stem),
         variants=_unnamed_if_single((variant,)),
     )
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError as e:
+        raise _unreadable(path, e) from None
 
 
 def _unnamed_if_single(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:

@@ -91,7 +91,7 @@ class UrlSource:
             raise UsageProblem(f"--sha256 is one digest, and {name} is one of {len(family)} shards")
         for sibling in family:
             there = head if sibling.url == url else self._sibling(sibling, name)
-            locator = {"url": sibling.url}
+            locator = {"url": sibling.url, "stamp": _stamp(there)}
             yield RemoteFile(sibling.name, there.size_bytes, self._sha256, "weights", locator)
 
     def _sibling(self, sibling: _Named, name: str) -> Head:
@@ -135,6 +135,11 @@ def _file_name(url: str, head: Head) -> str:
     best = next((n for n in candidates if n.lower().endswith(".gguf")), None)
     name = best or f"{next((n for n in (told, own, led) if n), 'model')}.gguf"
     return safe_component(name)
+
+
+def _stamp(head: Head) -> str | None:
+    """What changes with the content, as far as the server tells anything of the kind."""
+    return head.etag or head.headers.get("last-modified")
 
 
 def _digest(sha256: str | None) -> str | None:

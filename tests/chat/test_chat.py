@@ -171,7 +171,6 @@ def test_a_conversation_on_a_terminal(tiny_model: Model) -> None:
 
 
 @pytest.mark.model
-def test_the_real_model_knows_the_capital_of_france(cli: Cli, real_gguf: Path) -> None:
-    done = cli("chat", real_gguf, "The capital of France is", "--raw", *GREEDY, "--json")
-    assert done.exit_code == 0
-    assert "Paris" in done.data["text"] or "city" in done.data["text"]
+def test_the_real_model_knows_the_days_of_the_week(cli: Cli, real_gguf: Path) -> None:
+    done = cli("chat", real_gguf, "Monday, Tuesday, Wednesday,", "--raw", *GREEDY, "--json")
+    assert done.data["text"].startswith(" Thursday, Friday, Saturday,")

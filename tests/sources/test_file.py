@@ -11,7 +11,7 @@ import pytest
 
 from localllm import config
 from localllm.config import Settings
-from localllm.errors import FileGone, SourceFailed, SourceNotFound
+from localllm.errors import DamagedFile, FileGone, SourceNotFound
 from localllm.refs import ModelRef
 from localllm.sources import open_source
 from localllm.sources.base import Advance, journal_of
@@ -127,7 +127,7 @@ def test_what_is_not_there(source: FileSource, tmp_path: Path, model: Path) -> N
     with pytest.raises(SourceNotFound, match="there is no file"):
         source.locate(ModelRef("file", str(tmp_path / "none.gguf")))
     (tmp_path / "text.txt").write_text("x")
-    with pytest.raises(SourceFailed, match=r"is no \.gguf file"):
+    with pytest.raises(DamagedFile, match="is no GGUF file"):
         source.locate(ModelRef("file", str(tmp_path / "text.txt")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceNotFound, match="has no GGUF"):

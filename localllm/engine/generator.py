@@ -1,0 +1,111 @@
+"""A local model as a `Generator`: conversations in, streams out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from localllm.engine.adapter import Attached, LoraAdapter, attach
+from localllm.engine.context import Context
+from localllm.engine.load import Advance
+from localllm.engine.model import Model
+from localllm.engine.options import ContextOptions, LoadOptions
+from localllm.engine.session import Session
+from localllm.engine.stream import TokenStream
+from localllm.engine.template import ChatTemplate, encode_prompt
+from localllm.generation import Message, Sampling
+
+
+class LocalGenerator:
+    """One model, one context, one conversation at a time.
+
+    A conversation that goes on costs only its new tokens: what the context holds already is
+    not computed again.
+    """
+
+    def __init__(
+        self, context: Context, name: str | None = None, template: ChatTemplate | None = None
+    ) -> None:
+        """Answer from `context`, which stays its caller's to close. `name` defaults to the
+        file's; `template` to the model's own."""
+        self.context = context
+        self.session = Session(context)
+        self.template = template or ChatTemplate.of(context.model)
+        self._name = name or context.model.path.stem
+        self._owned: Model | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        load: LoadOptions | None = None,
+        context: ContextOptions | None = None,
+        *,
+        name: str | None = None,
+        template: str | None = None,
+        adapters: Sequence[tuple[Path, float]] = (),
+        advance: Advance | None = None,
+    ) -> LocalGenerator:
+        """Load a model and all it needs; `close` frees everything.
+
+        `template` is Jinja in place of the model's own; `adapters` are (GGUF path, scale).
+        Raises as Model.load, Context, and LoraAdapter do.
+        """
+        model = Model.load(path, load, advance)
+        try:
+            made = Context(model, context)
+            loaded = [Attached(LoraAdapter(model, file), scale) for file, scale in adapters]
+            if loaded:
+                attach(made, loaded)
+            generator = cls(made, name, ChatTemplate.of(model, template))
+        except BaseException:
+            model.close()
+            raise
+        generator._owned = model
+        return generator
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens that `generate` would answer: for counting, or to see what a model sees."""
+        return encode_prompt(self.session.tokenizer, self.template.render(messages).text)
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling) -> TokenStream:
+        """Answer a conversation; computing starts when the stream is read.
+
+        Raises UsageProblem when the template refuses the conversation or the prompt is longer
+        than the context (nothing is ever cut off), EngineError for a broken template.
+        """
+        started = time.perf_counter()
+        rendered = self.template.render(messages)
+        prompt = encode_prompt(self.session.tokenizer, rendered.text)
+        sampling = replace(sampling, stop=(*sampling.stop, *rendered.stop))
+        return self.session.stream(prompt, sampling, started=started)
+
+    def complete(self, text: str, sampling: Sampling) -> TokenStream:
+        """Continue a text as it stands, without any template."""
+        started = time.perf_counter()
+        prompt = encode_prompt(self.session.tokenizer, text)
+        return self.session.stream(prompt, sampling, started=started)
+
+    def close(self) -> None:
+        """Free what `open` loaded. May be called twice."""
+        if self._owned is not None:
+            self._owned.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

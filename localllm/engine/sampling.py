@@ -1,0 +1,202 @@
+"""The C-side sampler chain for one sequence, made from `Sampling`.
+
+Order as llama.cpp's default: logit bias, penalties, top_k, typical_p, top_p, min_p,
+temperature, then a draw by the seed; greedy at temperature 0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from localllm.engine import native
+from localllm.engine.context import Context
+from localllm.engine.grammar import check_grammar
+from localllm.engine.handle import NativeObject
+from localllm.engine.shortlist import Shortlist
+from localllm.engine.tokenizer import Tokenizer
+from localllm.errors import EngineError, UsageProblem
+from localllm.generation import Sampling
+
+# llama.cpp reads this one as "draw a seed"
+_RANDOM_SEED = 0xFFFFFFFF
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raise UsageProblem for a value that llama.cpp has no meaning for."""
+    big = 2**31 - 1
+    ranges = (
+        ("temperature", sampling.temperature, 0, big),
+        ("top_k", sampling.top_k, 0, big),
+        ("top_p", sampling.top_p, 0, 1),
+        ("min_p", sampling.min_p, 0, 1),
+        ("typical_p", sampling.typical_p, 0, 1),
+        ("repeat_penalty", sampling.repeat_penalty, 1e-6, big),  # logits are divided by it
+        ("repeat_last_n", sampling.repeat_last_n, -1, big),
+        ("presence_penalty", sampling.presence_penalty, -big, big),
+        ("frequency_penalty", sampling.frequency_penalty, -big, big),
+        ("seed", sampling.seed or 0, 0, _RANDOM_SEED - 1),
+        ("max_tokens", sampling.max_tokens or 0, 0, big),
+    )
+    for name, value, low, high in ranges:
+        if not (math.isfinite(value) and low <= value <= high):
+            raise UsageProblem(f"{name} {value} is outside {low} to {high}")
+
+
+class Sampler(NativeObject):
+    """Chooses one sequence's tokens. Its state (penalties, grammar, RNG) is that sequence's.
+
+    Raises UsageProblem for values out of range and for a grammar that cannot be used.
+    """
+
+    kind = "sampler"
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        logit_bias: Mapping[int, float] | None = None,
+        n_ctx: int = 0,
+    ) -> None:
+        """`n_ctx` is what repeat_last_n -1 stands for."""
+        check_sampling(sampling)
+        self._llama = llama = native.lib()
+        self.seed = secrets.randbelow(_RANDOM_SEED) if sampling.seed is None else sampling.seed
+        self._grammar = _Grammar(tokenizer, sampling.grammar) if sampling.grammar else None
+        chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        super().__init__(chain, llama.llama_sampler_free)
+        last_n = n_ctx if sampling.repeat_last_n < 0 else sampling.repeat_last_n
+        for link in _links(llama, tokenizer, sampling, logit_bias or {}, last_n, self.seed):
+            llama.llama_sampler_chain_add(chain, link)
+        self._penalizes = last_n > 0 and _penalizes(sampling)
+        self._last_n = last_n
+        untouched = not (logit_bias or tokenizer.suppressed or self._penalizes)
+        self._shortlist = Shortlist.of(sampling, tokenizer.n_vocab) if untouched else None
+
+    def sample(self, context: Context, index: int = -1) -> int:
+        """Choose and accept a token from the logits of output `index` of the last batch."""
+        with context.lock:
+            if self._grammar is not None:
+                return self._grammar.sample(self.handle, context, index)
+            if self._shortlist is not None:
+                token = self._shortlist.sample(self.handle, context, index)
+                if token is not None:
+                    return token
+            return int(self._llama.llama_sampler_sample(self.handle, context.handle, index))
+
+    def accept_prompt(self, tokens: Sequence[int]) -> None:
+        """Let the penalties see the prompt. The grammar starts after it."""
+        if self._penalizes:
+            for token in tokens[-self._last_n :]:
+                self._llama.llama_sampler_accept(self.handle, token)
+
+    def close(self) -> None:
+        if self._grammar is not None:
+            self._grammar.close()
+        super().close()
+
+
+def _penalizes(sampling: Sampling) -> bool:
+    penalties = (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+    return penalties != (1.0, 0.0, 0.0)
+
+
+def _links(
+    llama: Any,
+    tokenizer: Tokenizer,
+    sampling: Sampling,
+    logit_bias: Mapping[int, float],
+    last_n: int,
+    seed: int,
+) -> list[int]:
+    links: list[int] = []
+    bias = dict.fromkeys(tokenizer.suppressed, -math.inf) | dict(logit_bias)
+    if bias:
+        array = (llama.llama_logit_bias * len(bias))(*bias.items())
+        links.append(llama.llama_sampler_init_logit_bias(tokenizer.n_vocab, len(bias), array))
+    if last_n > 0 and _penalizes(sampling):
+        links.append(
+            llama.llama_sampler_init_penalties(
+                tokenizer.n_vocab,
+                last_n,
+                sampling.repeat_penalty,
+                sampling.frequency_penalty,
+                sampling.presence_penalty,
+            )
+        )
+    if sampling.temperature == 0:
+        return [*links, llama.llama_sampler_init_greedy()]
+    if sampling.top_k > 0:
+        links.append(llama.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1:
+        links.append(llama.llama_sampler_init_typical(sampling.typical_p, 1))
+    if sampling.top_p < 1:
+        links.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
+    if sampling.min_p > 0:
+        links.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
+    links.append(llama.llama_sampler_init_temp(sampling.temperature))
+    links.append(llama.llama_sampler_init_dist(seed))
+    return links
+
+
+class _Grammar(NativeObject):
+    """A grammar beside the chain, asked only about the token that the chain chose.
+
+    Checking a whole vocabulary costs tens of milliseconds at 262k tokens. So, as in
+    llama.cpp's own programs: draw without the grammar first, and only if that token does
+    not fit, draw again from what the grammar leaves. (Inside the chain it would also end
+    the process when it leaves nothing.)
+    """
+
+    kind = "grammar"
+
+    def __init__(self, tokenizer: Tokenizer, text: str) -> None:
+        check_grammar(text, tokenizer.token_id)
+        self._llama = llama = native.lib()
+        with native.capture() as log:
+            handle = llama.llama_sampler_init_grammar(
+                tokenizer.vocab_handle, text.encode("utf-8", "replace"), b"root"
+            )
+        if not handle:
+            raise UsageProblem(f"the grammar cannot be used: {native.reason(log)}")
+        super().__init__(handle, llama.llama_sampler_free, [tokenizer])
+        self._candidates = (llama.llama_token_data * tokenizer.n_vocab)()
+
+    def sample(self, chain: int, context: Context, index: int) -> int:
+        llama = self._llama
+        array = self._fill(context, index)
+        llama.llama_sampler_apply(chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id) if array.selected >= 0 else -1
+        if token < 0 or not self._fits(token):
+            array = self._fill(context, index)
+            llama.llama_sampler_apply(self.handle, ctypes.byref(array))
+            llama.llama_sampler_apply(chain, ctypes.byref(array))
+            token = int(array.data[array.selected].id) if array.selected >= 0 else -1
+            # All refused leaves every logit at -inf and some token chosen all the same;
+            # accepting it would end the process.
+            if token < 0 or not self._fits(token):
+                raise EngineError("no token of this model can continue the grammar here")
+        llama.llama_sampler_accept(self.handle, token)
+        llama.llama_sampler_accept(chain, token)
+        return token
+
+    def _fits(self, token: int) -> bool:
+        one = (self._llama.llama_token_data * 1)((token, 1.0, 0.0))
+        array = self._llama.llama_token_data_array(one, 1, -1, False)
+        self._llama.llama_sampler_apply(self.handle, ctypes.byref(array))
+        return float(one[0].logit) != -math.inf
+
+    def _fill(self, context: Context, index: int) -> Any:
+        """Every token with its logit, unsorted: the samplers reorder what they are given."""
+        import numpy as np
+
+        table = np.frombuffer(
+            self._candidates, dtype=np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+        )
+        table["id"] = np.arange(len(table), dtype=np.int32)
+        table["logit"] = context.logits_view(index)
+        table["p"] = 0
+        return self._llama.llama_token_data_array(self._candidates, len(table), -1, False)
