@@ -43,7 +43,7 @@ _OLLAMA = re.compile(
 )
 _MANIFEST = re.compile(r"sha256-[0-9a-f]{64}")  # pins an Ollama model
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+!-]{0,199}")
-_VARIANT = re.compile(r"[A-Za-z0-9_.][^\\:*?\"<>|\x00-\x1f\x7f]{0,250}")
+_VARIANT = re.compile(r"[^\s/@\\:*?\"<>|\x00-\x1f\x7f][^\\:*?\"<>|\x00-\x1f\x7f]{0,250}")
 _PATH_LIKE = re.compile(r"(?:[./~]|[A-Za-z]:[\\/])")
 _HF_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _GRAMMAR = "a reference looks like org/repo:Q4_K_M, ollama:llama3.2:1b, pypi:package or ./file.gguf"

@@ -53,6 +53,12 @@ TABLE = [
     ("..", ModelRef("file", ".."), "file:.."),
     ("gemma3-270m:Q4_K_M", ModelRef("local", "gemma3-270m", None, "Q4_K_M"), "gemma3-270m:Q4_K_M"),
     ("mine", ModelRef("local", "mine"), "mine"),
+    (
+        "org/m:モデル-Q4_K_M",
+        ModelRef("hf", "org/m", None, "モデル-Q4_K_M"),
+        "hf:org/m:モデル-Q4_K_M",
+    ),
+    ("org/m:(v2) Q8_0", ModelRef("hf", "org/m", None, "(v2) Q8_0"), "hf:org/m:(v2) Q8_0"),
 ]
 
 

@@ -96,7 +96,7 @@ def _offers(offered: tuple[Offered, ...]) -> View:
         for o in offered
     ]
     columns = ("variant", "format", "files", "size", "bits/weight", "needs", "here")
-    return [Table(columns, rows), Note("needs: estimated within 1 % from one header")]
+    return [Table(columns, rows), Note("needs: by the header of the smallest variant")]
 
 
 def _verdict(o: Offered) -> AnyCell:

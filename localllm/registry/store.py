@@ -80,8 +80,7 @@ class Registry:
         raise ModelNotFound(f"{path} is not in the registry", f"localllm pull --in-place {path}")
 
     def with_digest(self, sha256: str) -> tuple[Model, StoredFile] | None:
-        """A registered file with this digest that is still there: ours before others', and
-        before those that may be links to a file of the user's."""
+        """A file with this digest that is there: ours alone before links, and others' last."""
         with self.database.reading() as connection:
             found = rows.models(
                 connection, self.home, "id IN (SELECT model_id FROM file WHERE sha256 = ?)", sha256
@@ -180,8 +179,8 @@ class Registry:
             return known.files
 
     def _discard(self, files: tuple[StoredFile, ...]) -> int:
-        """Delete those of `files` that no model has, in a transaction of its own: when the rows
-        are gone for good, and while nobody can land a file under the same name."""
+        """Delete those of `files` that no model has: when the rows are gone for good, and in a
+        transaction, so that nobody lands a file under the same name."""
         if not files:
             return 0
         try:
@@ -192,8 +191,7 @@ class Registry:
             return self._make_room(files)
 
     def _make_room(self, files: tuple[StoredFile, ...], but: int | None = None) -> int:
-        """Delete `files` that no model has, other than the model `but`. Only on a full disk,
-        where a transaction has no room and so nobody else is in one."""
+        """The same, `but` for that model's rows, on a full disk: no transaction has room there."""
         with self.database.reading() as connection:
             only = removal.unreferenced(connection, files, self.home, but)
         return removal.unlink(only, self.home)

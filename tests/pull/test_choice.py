@@ -25,6 +25,7 @@ from localllm.sources.base import Listing, RemoteFile, Variant
 from tests.conftest import Done
 from tests.pull.test_hub import REPO, publish
 from tests.support.hub_server import HubServer
+from tests.support.tiny_models import llama_model
 
 Cli = Callable[..., Done]
 LABELS = ("Q4_K_M", "Q5_K_M", "Q8_0", "F16")
@@ -121,6 +122,30 @@ def test_estimates_and_verdicts_are_those_of_each_own_header(
         assert (c.verdict, c.runs) == (plan.verdict, plan.runs), c.variant.name
         header = read_model(tmp_path / f"{c.variant.name}.gguf")
         assert c.bits_per_weight == pytest.approx(header.bits_per_weight, rel=0.01)
+
+
+def tied(path: Path, dtype: str, embedding: str) -> bytes:
+    """A model whose large embedding is its output matrix too, as quantizers leave it: in a
+    better type than the rest."""
+    model = llama_model(dtype=dtype, n_layer=6)
+    model.tensors = [t for t in model.tensors if not t[0].name.startswith(("output.", "token_"))]
+    model.matrix("token_embd.weight", (256, 8000), dtype=embedding)
+    return model.write(path).read_bytes()
+
+
+def test_a_tied_embedding_is_not_scaled_with_the_rest(hub: HubServer, tmp_path: Path) -> None:
+    """A GPU holds it a second time."""
+    types = {"Q4_K_M": ("Q4_K", "Q6_K"), "Q6_K": ("Q6_K", "Q6_K"), "Q8_0": ("Q8_0", "Q8_0"),
+             "F16": ("F16", "F16")}  # fmt: skip
+    made = {k: tied(tmp_path / f"{k}.gguf", *v) for k, v in types.items()}
+    hub.add_repo(REPO, {f"tiny-{k}.gguf": body for k, body in made.items()})
+    ref = ModelRef.parse(REPO)
+    source = open_source(ref, config.load())
+    target = machine(GIB, GIB)
+    for c in candidates(source.locate(ref), source, Memory(target=target)):
+        header = read_model(tmp_path / f"{c.variant.name}.gguf")
+        own = plan_for(header, target, PlanOptions())
+        assert c.need_bytes == pytest.approx(own.total_bytes, rel=0.002)
 
 
 def test_a_gpu_comes_first(on: Callable[..., Pulled], models: dict[str, bytes],

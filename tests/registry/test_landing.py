@@ -47,7 +47,7 @@ def test_the_copy_that_arrives_mends_the_one_that_is_here(
 def test_a_reference_that_could_not_be_read_again_is_refused_first(
     registry: Registry, tmp_path: Path
 ) -> None:
-    bad = came(tmp_path, "m", b"x", ref=ModelRef("hf", "org/m", None, "-x"))
+    bad = came(tmp_path, "m", b"x", ref=ModelRef("hf", "org/m", None, "a:b"))
     with pytest.raises(InvalidReference):
         registry.add(bad)
     assert bad.files[0].path.exists()
@@ -136,3 +136,11 @@ def test_partials_of_one_lock_and_their_names(registry: Registry) -> None:
     with registry.lock("k"):
         assert garbage(registry) == ()
     assert len(garbage(registry)) == 3
+
+
+def test_the_same_content_registered_again_keeps_its_file(
+    registry: Registry, tmp_path: Path
+) -> None:
+    old = registry.add(came(tmp_path, "m", b"content"))
+    new = registry.add(came(tmp_path, "m", b"content", extras={"template": "another"}))
+    assert (new.path, new.path.read_bytes()) == (old.path, b"content")
