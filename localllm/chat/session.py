@@ -54,7 +54,8 @@ def open_session(
     force: bool = False,
     adapters: tuple[tuple[Path, float], ...] = (),
 ) -> Session:
-    """Load `model` by its plan. Raises what `open_model` raises."""
+    """Load `model` by its plan, with the adapter it came with (an Ollama model's) and the
+    user's. Raises what `open_model` raises."""
     from localllm.engine.adapter import Attached, LoraAdapter, attach
     from localllm.engine.generator import LocalGenerator
     from localllm.engine.options import ContextOptions
@@ -70,6 +71,7 @@ def open_session(
             advance=advance,
         )
     try:
+        adapters = (*((f.path, 1.0) for f in model.with_role("adapter")), *adapters)
         if adapters:
             loaded = [Attached(LoraAdapter(opened.model, p), scale) for p, scale in adapters]
             attach(opened.context, loaded)

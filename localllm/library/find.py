@@ -45,7 +45,10 @@ def find_adapter(text: str, registry: Registry) -> tuple[Path, float]:
     head, colon, tail = text.rpartition(":")
     scale = _number(tail) if colon else None
     name = text if scale is None else head
-    model = find_model(name, registry)
+    ref = ModelRef.parse(name)
+    # a path means that file, which may also be a part of a registered model
+    is_file = ref.scheme == "file"
+    model = loose_model(Path(ref.name).expanduser()) if is_file else find_model(name, registry)
     if model.format != "adapter" or model.path.suffix.lower() == ".safetensors":
         raise DamagedFile(f"{model.name} is no LoRA adapter in GGUF form but a {model.format} file")
     return model.path, 1.0 if scale is None else scale

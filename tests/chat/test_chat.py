@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,18 @@ def test_an_adapter_changes_the_answer(cli: Cli, tiny_model: Model, tmp_path: Pa
     assert none == plain
     assert full != plain
     assert cli("chat", "tiny", "hi", "--lora", "tiny").exit_code == 7
+
+
+def test_a_model_brings_its_adapter(cli: Cli, registry: Registry, tmp_path: Path) -> None:
+    base, adapter = tiny_llama(tmp_path / "b.gguf"), tiny_lora(tmp_path / "a.gguf", seed=5)
+    came = arrival("tuned", base, in_place=True)
+    second = replace(came.files[0], path=adapter, name="a.gguf", role="adapter", sha256=None,
+                     size_bytes=adapter.stat().st_size)  # fmt: skip
+    registry.add(replace(came, files=(*came.files, second)))
+    with_it = cli("chat", "tuned", "hello", *GREEDY, "--json").data["text"]
+    by_hand = cli("chat", base, "hello", *GREEDY, "--lora", adapter, "--json")
+    assert by_hand.exit_code == 0, by_hand
+    assert with_it == by_hand.data["text"]
 
 
 def test_a_model_brings_its_defaults(registry: Registry, tmp_path: Path) -> None:
