@@ -117,7 +117,8 @@ def test_a_model_brings_its_adapter(cli: Cli, registry: Registry, tmp_path: Path
                      size_bytes=adapter.stat().st_size)  # fmt: skip
     registry.add(replace(came, files=(*came.files, second)))
     with_it = cli("chat", "tuned", "hello", *GREEDY, "--json").data["text"]
-    by_hand = cli("chat", base, "hello", *GREEDY, "--lora", adapter, "--json")
+    loose = tiny_llama(tmp_path / "loose.gguf")  # the same bytes, not registered
+    by_hand = cli("chat", loose, "hello", *GREEDY, "--lora", adapter, "--json")
     assert by_hand.exit_code == 0, by_hand
     assert with_it == by_hand.data["text"]
 
