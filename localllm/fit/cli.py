@@ -125,7 +125,7 @@ def _one(f: Fit) -> View:
 def _devices(plan: Plan) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = [
         (
-            f"{d.name} ({d.description})" if d.description != d.name else d.name,
+            d.name if d.description in d.name else f"{d.name} ({d.description})",
             _layers(d.n_layers, d.holds_output),
             Bytes(d.weights_bytes),
             Bytes(d.kv_bytes + d.state_bytes),

@@ -24,6 +24,8 @@ from localllm.ui.view import (
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_READABLE = 18  # the least for a column of longer texts
+_SHORT = 12  # columns of words up to this wide are not broken
 _STYLES = {"good": "green", "warn": "yellow", "bad": "red", "dim": "dim", "name": "cyan"}
 
 
@@ -86,11 +88,11 @@ def _branch(tree: Tree, first: str, rest: str) -> Iterator[str]:
         yield from _branch(child, rest + joint, rest + below)
 
 
-def rich(view: View, file: TextIO, no_color: bool) -> None:
-    """Draw on a terminal."""
+def rich(view: View, file: TextIO, no_color: bool, width: int | None = None) -> None:
+    """Draw on a terminal, as wide as it is unless `width` says otherwise."""
     from rich.console import Console
 
-    console = Console(file=file, no_color=no_color or None, highlight=False)
+    console = Console(file=file, no_color=no_color or None, highlight=False, width=width)
     for number, part in enumerate(parts(view)):
         if number and isinstance(part, Heading):
             console.print()
@@ -101,8 +103,12 @@ def _rich_part(console: Console, part: Part) -> None:
     from rich.text import Text as RichText
 
     if isinstance(part, Table):
-        if part.rows:
+        if part.rows and _least_width(part) <= console.width:
             console.print(_rich_table(part))
+        elif part.rows:  # too narrow for columns: each row a block of its own
+            for row in part.rows:
+                fields = Fields(list(zip(part.columns, row, strict=True)))
+                console.print(_rich_fields(fields), RichText(""), sep="\n")
     elif isinstance(part, Fields):
         console.print(_rich_fields(part))
     elif isinstance(part, Heading):
@@ -116,6 +122,17 @@ def _rich_part(console: Console, part: Part) -> None:
         console.file.write(part.text + "\n")
 
 
+def _least_width(part: Table) -> int:
+    """Terminal cells below which columns of long texts would be broken beyond reading."""
+    total = 0
+    for number, column in enumerate(part.columns):
+        rows: list[Sequence[AnyCell]] = [part.columns, *part.rows]
+        width = max(_width(text_of(row[number])) for row in rows)
+        fixed = _is_quantity(rows, number) or width <= _SHORT
+        total += 3 + (width if fixed else min(width, max(_READABLE, _width(column))))
+    return total - 3
+
+
 def _rich_table(part: Table) -> RenderableType:
     from rich import box
     from rich.table import Table as RichTable
@@ -124,10 +141,13 @@ def _rich_table(part: Table) -> RenderableType:
     rows: list[Sequence[AnyCell]] = [part.columns, *part.rows]
     for number, column in enumerate(part.columns):
         right = _is_quantity(rows, number)
+        width = max(_width(text_of(row[number])) for row in rows)
+        # A figure is never cut off, nor a short word broken; long texts make room for them.
         table.add_column(
             column,
             justify="right" if right else "left",
-            no_wrap=right or number == 0,
+            min_width=width if right or width <= _SHORT else None,
+            no_wrap=right,
             overflow="fold",
         )
     for row in part.rows:

@@ -13,7 +13,7 @@ from localllm.errors import DamagedFile, ExitCode
 from localllm.refs import ModelRef
 from localllm.ui import Bytes, Count, Fields, Heading, Rate, Seconds, Sink, Table, Tree
 from localllm.ui.progress import JsonProgress, PlainProgress
-from localllm.ui.render import plain
+from localllm.ui.render import plain, rich
 from localllm.ui.sink import to_json
 from localllm.ui.view import Note
 
@@ -83,6 +83,17 @@ def test_plain_text_is_aligned_by_cells_not_characters() -> None:
     ]
     tree = Tree("root", [Tree("a", [Tree("b")]), Tree("c")])
     assert list(plain([Heading("T"), tree])) == ["T", "root", "├── a", "│   └── b", "└── c"]
+
+
+def test_no_figure_is_cut_off_on_a_narrow_terminal() -> None:
+    row = ("a name that is far too long for what is left " * 3, "Q4_K_M", *[Bytes(1 << 30)] * 6)
+    table = Table(("model", "type", "a", "b", "c", "d", "e", "f"), [row])
+    for width in (80, 40):  # columns, then a block for each row
+        out = io.StringIO()
+        rich(table, out, no_color=True, width=width)
+        assert out.getvalue().count("1 GiB") == 6
+        assert "Q4_K_M" in out.getvalue()
+        assert max(map(len, out.getvalue().splitlines())) <= width
 
 
 @pytest.mark.parametrize(
