@@ -51,6 +51,7 @@ class LoopbackServer:
     def __init__(self, port: int = 0, certificate: Path | None = None) -> None:
         """`certificate` (PEM, with its key) makes it https."""
         self.requests: list[Request] = []
+        self.answering = 0  # requests logged and not yet answered
         self.closing = threading.Event()
         self._plans: list[_Plan] = []
         self._lock = threading.Lock()
@@ -90,7 +91,14 @@ class LoopbackServer:
             return [r for r in self.requests if r.method == method and fnmatchcase(r.path, pattern)]
 
     def served_bytes(self, pattern: str = "*") -> int:
-        """Bytes of bodies sent for GETs that match `pattern`."""
+        """Bytes of bodies sent for GETs that match `pattern`.
+
+        A client may have its last block before the server's thread has counted it: those
+        that are still answering get a moment to finish.
+        """
+        deadline = time.monotonic() + 0.1
+        while self.answering and time.monotonic() < deadline:
+            time.sleep(0.002)
         return sum(r.sent_bytes for r in self.matching(pattern))
 
     @property
@@ -122,6 +130,11 @@ class LoopbackServer:
     def log(self, request: Request) -> None:
         with self._lock:
             self.requests.append(request)
+            self.answering += 1
+
+    def answered(self) -> None:
+        with self._lock:
+            self.answering -= 1
 
     def start(self) -> Self:
         self._thread.start()
@@ -203,6 +216,12 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, self.path, headers, body)
         self.owner.log(request)
+        try:
+            self._answer(request)
+        finally:
+            self.owner.answered()
+
+    def _answer(self, request: Request) -> None:
         fault = self.owner.take_fault(request)
         if fault.drop:
             self.close_connection = True
