@@ -106,6 +106,20 @@ class Registry:
             ).fetchall()
         return tuple(rows.measurement(row) for row in found)
 
+    def measurement(self, number: int) -> Measurement | None:
+        """The measurement of this id, None where there is none."""
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT * FROM measurement WHERE id = ?", (number,)).fetchone()
+        return rows.measurement(row) if row else None
+
+    def measurements_of_kind(self, kind: str) -> tuple[Measurement, ...]:
+        """What was measured on any model, removed ones too, newest first."""
+        with self.database.reading() as connection:
+            found = connection.execute(
+                "SELECT * FROM measurement WHERE kind = ? ORDER BY made_at DESC, id DESC", (kind,)
+            ).fetchall()
+        return tuple(rows.measurement(row) for row in found)
+
     # --- writing ------------------------------------------------------------------------
 
     def add(self, arrival: Arrival, same: Callable[[Model], bool] = lambda model: True) -> Model:
@@ -236,6 +250,13 @@ class Registry:
                 (model.name, digest, kind, time.time(), json.dumps(dict(data))),
             )
             return int(cursor.lastrowid or 0)
+
+    def revise(self, number: int, data: Mapping[str, Any]) -> None:
+        """Replace what measurement `number` says: one that grows while it is made."""
+        with self.database.writing() as connection:
+            connection.execute(
+                "UPDATE measurement SET data = ? WHERE id = ?", (json.dumps(dict(data)), number)
+            )
 
     def set_digest(self, model: Model, file: StoredFile, sha256: str) -> None:
         """Note the digest of a file that was registered without one."""
