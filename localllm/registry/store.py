@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -17,14 +18,15 @@ from localllm.refs import ModelRef
 from localllm.registry import landing, manifest, removal, rows, work
 from localllm.registry.database import Database, make_folder
 from localllm.registry.landing import Arrival
-from localllm.registry.model import Measurement, Model, StoredFile
+from localllm.registry.measurements import Measurements
+from localllm.registry.model import Model, StoredFile
 from localllm.registry.resolve import pick, slot
 
 Advance = Callable[[int], None]
 _BLOCK = 8 << 20
 
 
-class Registry:
+class Registry(Measurements):
     """Everything below one home folder. Opening it touches nothing.
 
     Reads never write. Several processes may use one home at once; a writer holds the index
@@ -96,30 +98,6 @@ class Registry:
             if m.lineage is not None and model.name in (name for name, _ in m.lineage.parents)
         )  # fmt: skip
 
-    def measurements(self, model: Model, kind: str | None = None) -> tuple[Measurement, ...]:
-        """What was measured on `model`, newest first."""
-        with self.database.reading() as connection:
-            found = connection.execute(
-                "SELECT * FROM measurement WHERE model_name = :name"
-                " AND (:kind IS NULL OR kind = :kind) ORDER BY made_at DESC, id DESC",
-                {"name": model.name, "kind": kind},
-            ).fetchall()
-        return tuple(rows.measurement(row) for row in found)
-
-    def measurement(self, number: int) -> Measurement | None:
-        """The measurement of this id, None where there is none."""
-        with self.database.reading() as connection:
-            row = connection.execute("SELECT * FROM measurement WHERE id = ?", (number,)).fetchone()
-        return rows.measurement(row) if row else None
-
-    def measurements_of_kind(self, kind: str) -> tuple[Measurement, ...]:
-        """What was measured on any model, removed ones too, newest first."""
-        with self.database.reading() as connection:
-            found = connection.execute(
-                "SELECT * FROM measurement WHERE kind = ? ORDER BY made_at DESC, id DESC", (kind,)
-            ).fetchall()
-        return tuple(rows.measurement(row) for row in found)
-
     # --- writing ------------------------------------------------------------------------
 
     def add(self, arrival: Arrival, same: Callable[[Model], bool] = lambda model: True) -> Model:
@@ -149,7 +127,7 @@ class Registry:
                 added_at=time.time(),
                 aliases=known.aliases if known else arrival.aliases,
                 lineage=arrival.lineage,
-                extras=arrival.extras,
+                extras=_noted(known, files) | dict(arrival.extras),
             )
             model_id = rows.insert(connection, model, self.home)
             manifest.write(self.manifests, model, self.home)
@@ -240,23 +218,24 @@ class Registry:
             )
             return True
 
-    def record(self, model: Model, kind: str, data: Mapping[str, Any]) -> int:
-        """Keep a measurement of `model`. Returns its id."""
-        digest = model.weights[0].sha256 if model.weights else None
-        with self.database.writing() as connection:
-            cursor = connection.execute(
-                "INSERT INTO measurement (model_name, sha256, kind, made_at, data)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (model.name, digest, kind, time.time(), json.dumps(dict(data))),
-            )
-            return int(cursor.lastrowid or 0)
+    def note(self, model: Model, key: str, value: Any) -> Model:
+        """Keep `value` (plain data; None forgets it) under `key` of the model's extras.
 
-    def revise(self, number: int, data: Mapping[str, Any]) -> None:
-        """Replace what measurement `number` says: one that grows while it is made."""
+        Returns the model as it is then. Raises ModelNotFound where it was removed meanwhile.
+        """
         with self.database.writing() as connection:
+            now = self._still(connection, model)
+            if now is None:
+                raise ModelNotFound(f"{model.name} is no longer in the registry")
+            extras = {k: v for k, v in now.extras.items() if k != key}
+            if value is not None:
+                extras[key] = value
             connection.execute(
-                "UPDATE measurement SET data = ? WHERE id = ?", (json.dumps(dict(data)), number)
+                "UPDATE model SET extras = ? WHERE id = ?", (json.dumps(extras), now.id)
             )
+            now = replace(now, extras=extras)
+            manifest.write(self.manifests, now, self.home)
+            return now
 
     def set_digest(self, model: Model, file: StoredFile, sha256: str) -> None:
         """Note the digest of a file that was registered without one."""
@@ -311,6 +290,13 @@ class Registry:
     def _rewrite_manifest(self, connection: Connection, model: Model) -> None:
         if (now := self._still(connection, model)) is not None:
             manifest.write(self.manifests, now, self.home)
+
+
+def _noted(known: Model | None, files: tuple[StoredFile, ...]) -> dict[str, Any]:
+    """What was noted of the model that is replaced, if the new one has the same content."""
+    if known is None or {f.sha256 for f in known.files} != {f.sha256 for f in files}:
+        return {}
+    return dict(known.extras)
 
 
 def _readable(ref: ModelRef) -> ModelRef:
