@@ -9,7 +9,7 @@ import time
 import pytest
 
 from localllm.errors import DoesNotFit
-from localllm.quantize.allocate import Item, Option, allocate
+from localllm.quantize.search.allocate import Item, Option, allocate
 
 BITS = {"q2": 2.6, "q3": 3.4, "q4": 4.5, "q5": 5.5, "q6": 6.6, "q8": 8.5}
 
