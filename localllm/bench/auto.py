@@ -19,9 +19,9 @@ from localllm.bench.space import Axis, Part, Tuning
 Timer = Callable[[Setup, BenchTest], float | None]
 
 CONFIRMING = 0.15  # of the budget is kept for the last duel
-N_PROMPT, N_GEN = 512, 32
+N_PROMPT, N_GEN = 2048, 32  # at most: a batch larger than the prompt would not show
 _SMALLEST_PROMPT, _SMALLEST_GEN = 64, 4
-_TRIALS = 60  # runs of both tests that a budget should have room for
+_TRIALS = 150  # runs of both tests that a budget should have room for
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Tried:
 @dataclass(frozen=True)
 class Choice:
     """One setting: what it was, what was tried, what was kept. `left_out` names the values that
-    the budget had no room for."""
+    the budget had no room for, or no room for a prompt long enough to show them."""
 
     name: str
     before: str
@@ -143,8 +143,10 @@ class _Searcher:
         tried: dict[object, Tried] = {}
         left_out: list[object] = []
         in_time = self.clock.within(1.0 - CONFIRMING)
+        longest = self.tests["pp"].n_prompt
         for value in _candidates(axis, before, tried):
-            if not in_time():
+            too_long = axis.within_prompt and _least(value, axis.read(best)) >= longest
+            if too_long or not in_time():
                 left_out.append(value)
                 continue
             self.advance(f"{axis.name} {value}")
@@ -188,6 +190,10 @@ def _candidates(axis: Axis, start: object, tried: dict[object, Tried]) -> Iterat
         yield from _way(below, tried)
 
 
+def _least(*values: object) -> int:
+    return min(v for v in values if isinstance(v, int))
+
+
 def _way(values: Sequence[object], tried: dict[object, Tried]) -> Iterator[object]:
     for value in values:
         yield value
@@ -204,7 +210,7 @@ def _tried(value: object, found: Duel, parts: Sequence[Part]) -> Tried:
 
 
 def _sized(timer: Timer, default: Tuning, clock: _Clock) -> dict[Part, BenchTest] | None:
-    """Tests as long as the budget has room for about sixty of each; None if they do not run.
+    """Tests as long as the budget has room for about 150 of each; None if they do not run.
 
     Starts with the smallest, so that a slow machine does not spend its budget on one run.
     """
@@ -217,7 +223,7 @@ def _sized(timer: Timer, default: Tuning, clock: _Clock) -> dict[Part, BenchTest
         if took is None:
             return None
         room = clock.budget_s / _TRIALS / 2 / (took / smallest)
-        size = max(n for n in (smallest << k for k in range(4)) if n == smallest or n <= room)
+        size = max(n for n in (smallest << k for k in range(6)) if n == smallest or n <= room)
         tests[part] = _test(part, min(size, wanted))
     return tests
 

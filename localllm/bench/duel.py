@@ -36,6 +36,7 @@ class Duel:
     high: float
     rounds: int
     parts: tuple[float, ...] = ()
+    settled: bool = False  # known not to gain what would be worth it
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def duel(incumbent: Trial, challenger: Trial, in_time: Callable[[], bool] = lamb
             return Duel("failed", 0.0, 0.0, 0.0, len(rounds))
         rounds.append(done)
         found = judge([r.log for r in rounds])
-        if len(rounds) >= MIN_ROUNDS and found.outcome != "alike":
+        if len(rounds) >= MIN_ROUNDS and (found.outcome != "alike" or found.settled):
             break
         if len(rounds) >= 2 and max(r.log for r in rounds) < math.log(HOPELESS):
             found = replace(found, outcome="slower")
@@ -84,7 +85,10 @@ def judge(logs: Sequence[float]) -> Duel:
         outcome = "faster"
     elif mean + sure < 0:
         outcome = "slower"
-    return Duel(outcome, math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
+    return Duel(
+        outcome, math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs),
+        settled=math.exp(mean + sure) < WORTH_IT,
+    )  # fmt: skip
 
 
 def _round(incumbent: Trial, challenger: Trial, *, flipped: bool) -> _Round | None:

@@ -29,7 +29,8 @@ class Axis:
     """One setting: its values, how a tuning gets one, and the parts of the work it concerns.
 
     On an `ordered` axis speed rises to one top and falls again, so neighbours of the best are
-    tried until they get slower; of the others every value is tried.
+    tried until they get slower; of the others every value is tried. `within_prompt`: two
+    values differ only in prompts that are longer than the smaller one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Axis:
     ordered: bool
     read: Callable[[Tuning], object]
     with_value: Callable[[Tuning, object], Tuning]
+    within_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def axes(
                  lambda t, v: replace(t, n_threads_batch=v)),  # type: ignore[arg-type]
         ]  # fmt: skip
     found += [
-        _axis("flash attention", ("off", "on"), ("pp", "tg"), "flash_attn", ordered=False),
+        # "auto" is on wherever the device can
+        _axis("flash attention", ("auto", "off"), ("pp", "tg"), "flash_attn", ordered=False),
         _axis("micro-batch", (128, 256, 512, 1024, 2048), ("pp",), "n_ubatch"),
         _axis("batch", (512, 1024, 2048, 4096), ("pp",), "n_batch"),
     ]
@@ -95,7 +98,10 @@ def _axis(
             setup = replace(setup, **{other: value})  # type: ignore[arg-type]
         return replace(tuning, setup=setup)
 
-    return Axis(name, tuple(values), parts, ordered, lambda t: getattr(t.setup, field), with_value)
+    return Axis(
+        name, tuple(values), parts, ordered, lambda t: getattr(t.setup, field), with_value,
+        within_prompt=field in ("n_batch", "n_ubatch"),
+    )  # fmt: skip
 
 
 def _offload(n_layers: int, experts: bool) -> Axis:
@@ -122,5 +128,5 @@ def _with_kv(tuning: Tuning, value: object) -> Tuning:
     kind = str(value)
     flash = tuning.setup.flash_attn
     if kind not in ("f32", "f16", "bf16") and flash == "off":
-        flash = "on"  # llama.cpp has quantized V only with flash attention
+        flash = "auto"  # llama.cpp has quantized V only with flash attention
     return replace(tuning, setup=replace(tuning.setup, type_k=kind, type_v=kind, flash_attn=flash))

@@ -15,7 +15,7 @@ from localllm.bench.duel import MAX_ROUNDS, duel, judge
 from localllm.bench.space import Cores, Tuning, axes, thread_counts
 
 CORES = Cores(usable_logical=16, physical=8, performance=None)
-DEFAULT = Tuning(Setup(n_threads=8, flash_attn="off"), n_threads_batch=8)
+DEFAULT = Tuning(Setup(n_threads=8), n_threads_batch=8)
 
 
 @dataclass
@@ -51,16 +51,18 @@ def test_finds_the_top_of_every_axis() -> None:
     def pp(setup: Setup) -> float:
         threads = abs(math.log2(setup.n_threads / 16))  # prompts like every logical core
         ubatch = abs(math.log2(setup.n_ubatch / 1024))
-        return 0.001 * (1 + 0.2 * threads + 0.1 * ubatch) * (0.8 if setup.flash_attn == "on" else 1)
+        return (
+            0.001 * (1 + 0.2 * threads + 0.1 * ubatch) * (0.8 if setup.flash_attn == "off" else 1)
+        )
 
     def tg(setup: Setup) -> float:
         return 0.02 * (1 + 0.3 * abs(math.log2(setup.n_threads / 4)))
 
-    found = Simulated(pp, tg).search(1000)
+    found = Simulated(pp, tg).search(2000)
     assert found is not None
     winner = found.winner
     assert (winner.n_threads_batch, winner.setup.n_threads) == (16, 4)
-    assert (winner.setup.n_ubatch, winner.setup.flash_attn) == (1024, "on")
+    assert (winner.setup.n_ubatch, winner.setup.flash_attn) == (1024, "off")
     assert found.better
     # The truth, by the functions above.
     slow, fast = DEFAULT.of("pp"), winner.of("pp")
@@ -108,11 +110,11 @@ def test_a_failing_value_is_not_chosen_and_does_not_end_the_search() -> None:
     def pp(setup: Setup) -> float | None:
         if setup.n_ubatch > 512:
             return None  # out of memory
-        return 0.001 if setup.flash_attn == "on" else 0.002
+        return 0.001 if setup.flash_attn == "off" else 0.002
 
     found = Simulated(pp, plain).search(1000)
     assert found is not None
-    assert found.winner.setup.flash_attn == "on"
+    assert found.winner.setup.flash_attn == "off"
     micro = next(c for c in found.choices if c.name == "micro-batch")
     assert micro.tried[0].outcome == "failed"
     assert micro.kept == "512"
@@ -122,16 +124,19 @@ def test_where_nothing_runs_there_is_no_search() -> None:
     assert Simulated(lambda s: None, plain).search(100) is None
 
 
-def test_a_slow_machine_gets_small_tests() -> None:
+def test_a_slow_machine_gets_small_tests_and_tries_no_batch_they_would_not_show() -> None:
     found = Simulated(lambda s: 0.05, lambda s: 1.0).search(600)
     assert found is not None
     assert (found.n_prompt, found.n_gen) == (64, 4)
+    micro = next(c for c in found.choices if c.name == "micro-batch")
+    assert (micro.tried, micro.kept) == ((), "512")
+    assert "1024" in micro.left_out
 
 
 def test_quantized_cache_brings_flash_attention_with_it() -> None:
     def tg(setup: Setup) -> float:
         if setup.type_v == "q8_0":
-            assert setup.flash_attn == "on"
+            assert setup.flash_attn == "auto"
             return 0.01
         return 0.02
 
