@@ -46,9 +46,9 @@ def chat_command(
     max_tokens: given.MaxTokens = None,
     stop: given.Stop = None,
     n_ctx: place.Ctx = None,
-    kv: place.KvType = "f16",
+    kv: place.KvType = None,
     n_gpu_layers: place.GpuLayers = None,
-    flash_attn: place.FlashAttn = "auto",
+    flash_attn: place.FlashAttn = None,
     threads: place.Threads = None,
     require_gpu: place.RequireGpu = False,
     force: place.Force = False,
@@ -68,6 +68,7 @@ def chat_command(
     session = open_session(
         found, plan, sink.progress, threads=threads or settings.threads,
         require_gpu=require_gpu, force=force, adapters=_adapters(lora or [], registry),
+        said=place.said(kv, n_gpu_layers, flash_attn),
     )  # fmt: skip
     try:
         _advise(session, sink)

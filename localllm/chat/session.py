@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ class Session:
     model: Model
     generator: LocalGenerator
     opened: Opened
+    tuned: bool = False  # loaded as `bench --auto` found best
 
     @property
     def n_ctx(self) -> int:
@@ -37,7 +38,8 @@ class Session:
         """Where the layers are, as a sentence for people."""
         placed = self.opened.placed
         parts = [f"{n} of {placed.n_layers} layers on {name}" for name, n in placed.devices]
-        return f"{' and '.join(parts)}, context {self.n_ctx}"
+        tuned = ", as bench --auto found best" if self.tuned else ""
+        return f"{' and '.join(parts)}, context {self.n_ctx}{tuned}"
 
     def close(self) -> None:
         self.generator.close()
@@ -53,21 +55,29 @@ def open_session(
     require_gpu: bool = False,
     force: bool = False,
     adapters: tuple[tuple[Path, float], ...] = (),
+    said: Collection[str] = (),
 ) -> Session:
     """Load `model` by its plan, with the adapter it came with (an Ollama model's) and the
-    user's. Raises what `open_model` raises."""
+    user's. What `bench --auto` found best here is used for all of `options` but the fields that
+    the user has `said`. Raises what `open_model` raises."""
     from localllm.engine.adapter import Attached, LoraAdapter, attach
     from localllm.engine.generator import LocalGenerator
     from localllm.engine.options import ContextOptions
-    from localllm.placement import open_model
+    from localllm.library.defaults import tuned
+    from localllm.placement import open_model, this_machine
+    from localllm.placement.here import look
 
+    hardware, context = look(), ContextOptions(n_threads=threads or 0)
+    found = tuned(model, hardware, options, context, said)
+    options, context = found or (options, context)
     with progress.bytes(f"load {model.name}", model.size_bytes) as advance:
         opened = open_model(
             model.path,
             options,
             require_gpu=require_gpu,
             force=force,
-            context=ContextOptions(n_threads=threads or 0),
+            target=this_machine(hardware),
+            context=context,
             advance=advance,
         )
     try:
@@ -75,7 +85,7 @@ def open_session(
         if adapters:
             loaded = [Attached(LoraAdapter(opened.model, p), scale) for p, scale in adapters]
             attach(opened.context, loaded)
-        return Session(model, LocalGenerator(opened.context, model.name), opened)
+        return Session(model, LocalGenerator(opened.context, model.name), opened, found is not None)
     except BaseException:
         opened.close()
         raise

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 from localllm.engine.options import KV_TYPES, ContextOptions, FlashAttention
+from localllm.hardware import Hardware
+from localllm.hardware.fingerprint import fingerprint
 from localllm.placement import PlanOptions
 from localllm.registry import Model, Registry
 
@@ -50,29 +52,45 @@ class LoadDefaults:
         return replace(context, n_threads=self.n_threads, n_threads_batch=self.n_threads_batch)
 
 
-def load_defaults(model: Model, fingerprint: str) -> LoadDefaults | None:
-    """What is kept for `model` on the machine of this fingerprint; None where there is nothing,
+def load_defaults(model: Model, machine: str) -> LoadDefaults | None:
+    """What is kept for `model` on the `machine` of this fingerprint; None where there is nothing,
     or nothing that this version understands."""
-    given = model.extras.get(_key(fingerprint))
+    given = model.extras.get(_key(machine))
     if not isinstance(given, Mapping) or {f.name for f in fields(LoadDefaults)} - set(given):
         return None
     values: dict[str, Any] = {f.name: given[f.name] for f in fields(LoadDefaults)}
     return LoadDefaults(**values) if _sound(values) else None
 
 
-def keep_defaults(registry: Registry, model: Model, fingerprint: str, found: LoadDefaults) -> Model:
+def tuned(
+    model: Model,
+    hardware: Hardware,
+    plan: PlanOptions,
+    context: ContextOptions,
+    said: Collection[str] = (),
+) -> tuple[PlanOptions, ContextOptions] | None:
+    """`plan` and `context` as `bench --auto` found them best for `model` on this machine, but
+    for the fields that the user has `said`; None where nothing is kept."""
+    found = load_defaults(model, fingerprint(hardware))
+    if found is None:
+        return None
+    threads = context if context.n_threads else found.threads(context)
+    return found.apply(plan, said=said), threads
+
+
+def keep_defaults(registry: Registry, model: Model, machine: str, found: LoadDefaults) -> Model:
     """Keep `found` for `model` on this machine, in place of what was kept before."""
-    return registry.note(model, _key(fingerprint), asdict(found))
+    return registry.note(model, _key(machine), asdict(found))
 
 
-def forget_defaults(registry: Registry, model: Model, fingerprint: str) -> Model:
+def forget_defaults(registry: Registry, model: Model, machine: str) -> Model:
     """Go back to the general defaults on this machine."""
-    return registry.note(model, _key(fingerprint), None)
+    return registry.note(model, _key(machine), None)
 
 
-def _key(fingerprint: str) -> str:
+def _key(machine: str) -> str:
     """Of a model's extras; one a machine, since several may share a home."""
-    return f"load_defaults.{fingerprint}"
+    return f"load_defaults.{machine}"
 
 
 def _sound(values: Mapping[str, Any]) -> bool:

@@ -19,10 +19,10 @@ Ctx = Annotated[
     ),
 ]  # fmt: skip
 KvType = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--kv", metavar="TYPE", rich_help_panel=_PANEL,
-        help="Type of the KV cache: f16, q8_0, q4_0 ... or K,V types joined by a comma.",
+        help="Type of the KV cache: f16 (default), q8_0 ... or K,V types joined by a comma.",
     ),
 ]  # fmt: skip
 GpuLayers = Annotated[
@@ -47,9 +47,9 @@ Threads = Annotated[
     ),
 ]  # fmt: skip
 FlashAttn = Annotated[
-    str,
+    str | None,
     typer.Option("--flash-attn", "-fa", metavar="auto|on|off", rich_help_panel=_PANEL,
-                 help="Flash attention."),
+                 help="Flash attention; default auto."),
 ]  # fmt: skip
 Force = Annotated[
     bool,
@@ -59,14 +59,15 @@ Force = Annotated[
 
 def plan_options(
     n_ctx: int | None = None,
-    kv: str = "f16",
+    kv: str | None = None,
     n_gpu_layers: int | None = None,
-    flash_attn: str = "auto",
+    flash_attn: str | None = None,
     n_parallel: int = 1,
     n_batch: int = 2048,
     n_ubatch: int = 512,
 ) -> PlanOptions:
     """The plan's options from the command line's. Raises UsageProblem."""
+    kv, flash_attn = kv or "f16", flash_attn or "auto"
     if flash_attn not in ("auto", "on", "off"):
         raise UsageProblem(f"--flash-attn {flash_attn!r} is none of auto, on, off")
     types = kv.lower().split(",")
@@ -82,3 +83,13 @@ def plan_options(
         flash_attn=flash_attn,  # type: ignore[arg-type]
         n_gpu_layers=n_gpu_layers,
     )
+
+
+def said(
+    kv: str | None = None, n_gpu_layers: int | None = None, flash_attn: str | None = None
+) -> frozenset[str]:
+    """The fields of PlanOptions that these options of the command line decide."""
+    fields = {
+        "type_k": kv, "type_v": kv, "n_gpu_layers": n_gpu_layers, "flash_attn": flash_attn
+    }  # fmt: skip
+    return frozenset(name for name, value in fields.items() if value is not None)

@@ -14,8 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from localllm.chat.session import model_sampling
+from localllm.chat.session import model_sampling, open_session
+from localllm.hardware.fingerprint import fingerprint
+from localllm.library.defaults import LoadDefaults, keep_defaults
+from localllm.placement import PlanOptions
+from localllm.placement.here import look
 from localllm.registry import Model, Registry
+from localllm.ui import Silent
 from tests.conftest import Done, arrival
 from tests.support.tiny_models import tiny_llama, tiny_lora
 
@@ -133,6 +138,32 @@ def test_a_model_brings_its_defaults(registry: Registry, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_model_loads_as_bench_found_best_unless_told_otherwise(
+    registry: Registry, tiny_model: Model
+) -> None:
+    here = fingerprint(look())
+    best = LoadDefaults(
+        n_threads=1, n_threads_batch=2, n_batch=64, n_ubatch=32, flash_attn="off", type_k="q8_0",
+        type_v="f16", n_gpu_layers=0, n_cpu_moe=0, pp_speedup=1.1, tg_speedup=1.0, found_at=0.0,
+    )  # fmt: skip
+    model = keep_defaults(registry, tiny_model, here, best)
+    session = open_session(model, PlanOptions(n_ctx=128), Silent())
+    try:
+        context = session.opened.context
+        assert (context.n_threads, context.n_threads_batch) == (1, 2)
+        assert (context.n_batch, context.n_ubatch, context.options.type_k) == (64, 32, "q8_0")
+        assert session.where.endswith("as bench --auto found best")
+    finally:
+        session.close()
+    plan = PlanOptions(n_ctx=128, type_k="f16")
+    session = open_session(model, plan, Silent(), threads=2, said={"type_k"})
+    try:
+        context = session.opened.context
+        assert (context.n_threads, context.options.type_k, context.n_ubatch) == (2, "f16", 32)
+    finally:
+        session.close()
+
+
 def test_ctrl_c_ends_a_one_shot_with_130(tiny_model: Model) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "localllm", "chat", "tiny", "hello", "--ctx", "100000"],
