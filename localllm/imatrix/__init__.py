@@ -1,0 +1,1 @@
+"""Importance matrices on the command line: make, merge and look at them."""
