@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 Advance = Callable[[int], None]
+
+
+class Meter(Protocol):
+    """An `Advance` that can also say how it stands, as in "PPL 21.1"; kept until the next."""
+
+    def __call__(self, amount: int, note: str = "", /) -> None: ...
+
+
 Unit = Literal["bytes", "steps"]
 ProgressMode = Literal["auto", "plain", "json", "none"]
 
@@ -25,21 +33,21 @@ ProgressMode = Literal["auto", "plain", "json", "none"]
 class Progress(Protocol):
     """`total` None where it is not known. The advance function may be called from any thread."""
 
-    def bytes(self, label: str, total: int | None) -> AbstractContextManager[Advance]: ...
+    def bytes(self, label: str, total: int | None) -> AbstractContextManager[Meter]: ...
 
-    def steps(self, label: str, total: int | None) -> AbstractContextManager[Advance]: ...
+    def steps(self, label: str, total: int | None) -> AbstractContextManager[Meter]: ...
 
 
 class _Meters:
     """Shared by the implementations: both units are one meter."""
 
-    def bytes(self, label: str, total: int | None) -> AbstractContextManager[Advance]:
+    def bytes(self, label: str, total: int | None) -> AbstractContextManager[Meter]:
         return self.meter(label, total, "bytes")
 
-    def steps(self, label: str, total: int | None) -> AbstractContextManager[Advance]:
+    def steps(self, label: str, total: int | None) -> AbstractContextManager[Meter]:
         return self.meter(label, total, "steps")
 
-    def meter(self, label: str, total: int | None, unit: Unit) -> AbstractContextManager[Advance]:
+    def meter(self, label: str, total: int | None, unit: Unit) -> AbstractContextManager[Meter]:
         raise AssertionError("each kind of progress has its own meter")
 
 
@@ -47,8 +55,8 @@ class Silent(_Meters):
     """Says nothing."""
 
     @contextmanager
-    def meter(self, label: str, total: int | None, unit: Unit) -> Iterator[Advance]:
-        yield lambda amount: None
+    def meter(self, label: str, total: int | None, unit: Unit) -> Iterator[Meter]:
+        yield lambda amount, note="": None
 
 
 class PlainProgress(_Meters):
@@ -58,31 +66,34 @@ class PlainProgress(_Meters):
         self._file, self._interval_s, self._quiet_s = file, interval_s, quiet_s
 
     @contextmanager
-    def meter(self, label: str, total: int | None, unit: Unit) -> Iterator[Advance]:
+    def meter(self, label: str, total: int | None, unit: Unit) -> Iterator[Meter]:
         began = last = time.monotonic()
-        done = 0
+        done, stands = 0, ""
         said = False
 
-        def advance(amount: int) -> None:
-            nonlocal done, last, said
-            done += amount
+        def advance(amount: int, note: str = "", /) -> None:
+            nonlocal done, last, said, stands
+            done, stands = done + amount, note or stands
             now = time.monotonic()
             if now - last >= (self._interval_s if said else self._quiet_s):
                 last, said = now, True
-                self._say(label, done, total, unit, now - began)
+                self._say(label, done, total, unit, now - began, stands)
 
         yield advance
         if said:
-            self._say(label, done, total, unit, time.monotonic() - began)
+            self._say(label, done, total, unit, time.monotonic() - began, stands)
 
-    def _say(self, label: str, done: int, total: int | None, unit: Unit, took: float) -> None:
+    def _say(
+        self, label: str, done: int, total: int | None, unit: Unit, took: float, note: str
+    ) -> None:
         amount = Bytes if unit == "bytes" else Count
         of = f" of {amount(total)}" if total else ""
         rate = Rate(done / took, "B/s" if unit == "bytes" else "/s") if took > 0 else ""
         left = ""
         if total and 0 < done < total:
             left = f", {Seconds(took / done * (total - done))} left"
-        print(f"{label}: {amount(done)}{of}, {rate}{left}", file=self._file, flush=True)
+        stands = f"; {note}" if note else ""
+        print(f"{label}: {amount(done)}{of}, {rate}{left}{stands}", file=self._file, flush=True)
 
 
 class JsonProgress(_Meters):
@@ -92,27 +103,29 @@ class JsonProgress(_Meters):
         self._file = file
 
     @contextmanager
-    def meter(self, label: str, total: int | None, unit: Unit) -> Iterator[Advance]:
+    def meter(self, label: str, total: int | None, unit: Unit) -> Iterator[Meter]:
         began = last = time.monotonic()
-        done = 0
-        self._say("start", label, done, total, unit, 0.0)
+        done, stands = 0, ""
+        self._say("start", label, done, total, unit, 0.0, stands)
 
-        def advance(amount: int) -> None:
-            nonlocal done, last
-            done += amount
+        def advance(amount: int, note: str = "", /) -> None:
+            nonlocal done, last, stands
+            done, stands = done + amount, note or stands
             now = time.monotonic()
             if now - last >= 0.1:
                 last = now
-                self._say("progress", label, done, total, unit, now - began)
+                self._say("progress", label, done, total, unit, now - began, stands)
 
         yield advance
-        self._say("done", label, done, total, unit, time.monotonic() - began)
+        self._say("done", label, done, total, unit, time.monotonic() - began, stands)
 
     def _say(
-        self, event: str, label: str, done: int, total: int | None, unit: Unit, took: float
-    ) -> None:
+        self, event: str, label: str, done: int, total: int | None, unit: Unit, took: float,
+        note: str,
+    ) -> None:  # fmt: skip
         line = {"event": event, "label": label, "unit": unit, "done": done, "total": total}
-        print(json.dumps({**line, "elapsed_s": round(took, 3)}), file=self._file, flush=True)
+        line |= {"elapsed_s": round(took, 3)} | ({"note": note} if note else {})
+        print(json.dumps(line), file=self._file, flush=True)
 
 
 class RichBars(_Meters):
@@ -124,11 +137,17 @@ class RichBars(_Meters):
         self._running = 0
 
     @contextmanager
-    def meter(self, label: str, total: int | None, unit: Unit) -> Iterator[Advance]:
+    def meter(self, label: str, total: int | None, unit: Unit) -> Iterator[Meter]:
         bars = self._start()
-        task = bars.add_task(label, total=total, unit=unit)
+        task = bars.add_task(label, total=total, unit=unit, note="")
+
+        def advance(amount: int, note: str = "", /) -> None:
+            bars.advance(task, amount)
+            if note:
+                bars.update(task, note=note)
+
         try:
-            yield lambda amount: bars.advance(task, amount)
+            yield advance
         finally:
             bars.remove_task(task)
             self._stop(bars)
@@ -180,6 +199,7 @@ def _rich_bars(file: TextIO, no_color: bool) -> RichProgress:
         Amount(),
         Speed(),
         TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
     )

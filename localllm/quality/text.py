@@ -1,0 +1,58 @@
+"""The text that models are judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from localllm.errors import FileGone, UsageProblem
+
+
+@dataclass(frozen=True)
+class JudgedBy:
+    """A text. `sha256` is of `content` in UTF-8."""
+
+    name: str
+    sha256: str
+    content: str
+
+
+def read_texts(paths: Sequence[Path]) -> JudgedBy:
+    """The files one after the other, or the built-in evaluation text without any.
+
+    One newline at the end of a file is left out, as llama-perplexity does.
+    Raises FileGone, UsageProblem for what is no UTF-8 or holds nothing.
+    """
+    if not paths:
+        from localllm.texts import evaluation
+
+        builtin = evaluation()
+        return _text(builtin.name, builtin.content.removesuffix("\n"))
+    return _text(" + ".join(path.name for path in paths), "".join(map(_read, paths)))
+
+
+def _read(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise FileGone(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise UsageProblem(f"{path} is a folder, not a text") from None
+    except PermissionError:
+        if path.is_dir():  # what Windows says of folders
+            raise UsageProblem(f"{path} is a folder, not a text") from None
+        raise
+    try:
+        return raw.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UsageProblem(
+            f"{path} is no UTF-8 text (byte {error.start})", "convert it to UTF-8 first"
+        ) from None
+
+
+def _text(name: str, content: str) -> JudgedBy:
+    if not content.strip():
+        raise UsageProblem(f"{name} holds no text")
+    return JudgedBy(name, hashlib.sha256(content.encode()).hexdigest(), content)
