@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from localllm.ui.cells import cells
+from localllm.ui.figure import BarPlot, LinePlot, ScatterPlot
+from localllm.ui.plot import draw
 from localllm.ui.view import (
     AnyCell,
     Fields,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _READABLE = 18  # the least for a column of longer texts
 _SHORT = 12  # columns of words up to this wide are not broken
+_PLAIN_WIDTH = 80  # of plots where no terminal says how wide it is
+_SERIES = ("cyan", "magenta", "green", "yellow", "blue", "red")
 _STYLES = {"good": "green", "warn": "yellow", "bad": "red", "dim": "dim", "name": "cyan"}
 
 
@@ -43,41 +47,34 @@ def _plain_part(part: Part) -> Iterator[str]:
             yield from _columns([part.columns, *part.rows])
     elif isinstance(part, Fields):
         rows = [(label, cell) for label, cell in part.rows if cell is not None]
-        width = max((_width(label) for label, _ in rows), default=0)
+        width = max((cells(label) for label, _ in rows), default=0)
         for label, cell in rows:
-            yield f"{label}{' ' * (width - _width(label))}  {text_of(cell)}"
+            yield f"{label}{' ' * (width - cells(label))}  {text_of(cell)}"
     elif isinstance(part, Tree):
         yield from _branch(part, "", "")
+    elif isinstance(part, BarPlot | LinePlot | ScatterPlot):
+        for line in draw(part, _PLAIN_WIDTH, ascii=True):
+            yield "".join(text for text, _ in line).rstrip()
     else:
         yield part.text
 
 
 def _columns(rows: Sequence[Sequence[AnyCell]]) -> Iterator[str]:
     texts = [[text_of(cell) for cell in row] for row in rows]
-    widths = [max(_width(row[i]) for row in texts) for i in range(len(texts[0]))]
+    widths = [max(cells(row[i]) for row in texts) for i in range(len(texts[0]))]
     right = [_is_quantity(rows, i) for i in range(len(widths))]
     for row in texts:
-        cells = []
+        line = []
         for text, width, to_right in zip(row, widths, right, strict=True):
-            pad = " " * (width - _width(text))
-            cells.append(pad + text if to_right else text + pad)
-        yield "  ".join(cells).rstrip()
+            pad = " " * (width - cells(text))
+            line.append(pad + text if to_right else text + pad)
+        yield "  ".join(line).rstrip()
 
 
 def _is_quantity(rows: Sequence[Sequence[AnyCell]], column: int) -> bool:
     cells = [c.cell if isinstance(c := row[column], Toned) else c for row in rows[1:]]
     known = [cell for cell in cells if cell is not None]
     return bool(known) and not any(isinstance(cell, str) for cell in known)
-
-
-def _width(text: str) -> int:
-    """Terminal cells: wide characters take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
 
 
 def _branch(tree: Tree, first: str, rest: str) -> Iterator[str]:
@@ -118,8 +115,27 @@ def _rich_part(console: Console, part: Part) -> None:
     elif isinstance(part, Tree):
         for line in _branch(part, "", ""):
             console.print(RichText(line))
+    elif isinstance(part, BarPlot | LinePlot | ScatterPlot):
+        _rich_plot(console, part)
     elif isinstance(part, Text):
         console.file.write(part.text + "\n")
+
+
+def _rich_plot(console: Console, part: BarPlot | LinePlot | ScatterPlot) -> None:
+    from rich.text import Text as RichText
+
+    for line in draw(part, console.width, ascii=not console.encoding.startswith("utf")):
+        text = RichText(no_wrap=True, overflow="ignore")
+        for piece, name in line:
+            text.append(piece, _plot_style(name))
+        console.print(text, crop=False)
+    console.print()
+
+
+def _plot_style(name: str) -> str:
+    if name.startswith("series"):
+        return _SERIES[int(name.removeprefix("series")) % len(_SERIES)]
+    return "bold" if name == "title" else _STYLES.get(name, "")
 
 
 def _least_width(part: Table) -> int:
@@ -127,9 +143,9 @@ def _least_width(part: Table) -> int:
     total = 0
     for number, column in enumerate(part.columns):
         rows: list[Sequence[AnyCell]] = [part.columns, *part.rows]
-        width = max(_width(text_of(row[number])) for row in rows)
+        width = max(cells(text_of(row[number])) for row in rows)
         fixed = _is_quantity(rows, number) or width <= _SHORT
-        total += 3 + (width if fixed else min(width, max(_READABLE, _width(column))))
+        total += 3 + (width if fixed else min(width, max(_READABLE, cells(column))))
     return total - 3
 
 
@@ -141,7 +157,7 @@ def _rich_table(part: Table) -> RenderableType:
     rows: list[Sequence[AnyCell]] = [part.columns, *part.rows]
     for number, column in enumerate(part.columns):
         right = _is_quantity(rows, number)
-        width = max(_width(text_of(row[number])) for row in rows)
+        width = max(cells(text_of(row[number])) for row in rows)
         # A figure is never cut off, nor a short word broken; long texts make room for them.
         table.add_column(
             column,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from localllm.ui.figure import BarPlot, LinePlot, ScatterPlot
 from localllm.ui.units import Bytes, Count, Moment, Percent, Rate, Seconds
 
 Cell = str | int | float | None | Bytes | Seconds | Rate | Percent | Count | Moment
@@ -71,7 +72,7 @@ class Tree:
     children: Sequence[Tree] = field(default_factory=tuple)
 
 
-Part = Table | Fields | Heading | Text | Note | Tree
+Part = Table | Fields | Heading | Text | Note | Tree | BarPlot | LinePlot | ScatterPlot
 View = Part | Sequence[Part]
 
 

@@ -14,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from localllm.registry import Registry
+from tests.conftest import arrival
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-RUN = {"quantize_and_bench.sh", "fit_matrix.py"}
+RUN = {
+    "bench_ladder.sh", "fit_matrix.py", "gate_github.yml", "gate_gitlab.yml", "nightly_bench.sh",
+    "quantize_and_bench.sh",
+}  # fmt: skip
 
 
 def test_every_recipe_is_run_here_and_opens_with_its_command() -> None:
@@ -56,3 +60,48 @@ def test_fit_matrix(tiny_gguf: Path) -> None:
     assert row["verdict"] == "all"
     assert row["layers_on_gpu"] == row["layers"] == "3"  # two and the output
     assert int(row["need_bytes"]) > tiny_gguf.stat().st_size
+
+
+def run_script(name: str, *args: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A shell recipe with the program that is installed beside this Python."""
+    if sys.platform == "win32":
+        pytest.skip("a POSIX shell script")
+    folder = Path(sys.executable).parent
+    if not (folder / "localllm").exists() and shutil.which("localllm") is None:
+        pytest.skip("the localllm script is not installed")
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["sh", str(RECIPES / name), *args], env={**os.environ, "PATH": path, **env},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_bench_ladder(tiny_gguf: Path, registry: Registry, tmp_path: Path) -> None:
+    page = tmp_path / "my ladder.html"
+    env = {"P": "16", "N": "4", "D": "0,8", "R": "2", "REPORT": str(page)}
+    done = run_script("bench_ladder.sh", str(tiny_gguf), "Q8_0", "Q4_0", env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(page)
+    text = page.read_text(encoding="utf-8")
+    for name in ("tiny", "tiny:Q8_0", "tiny:Q4_0", "pp16 @ d8"):
+        assert name in text
+    assert "Size and speed of generation" in text
+    kept = registry.measurements_of_kind("bench")
+    assert {m.data["tag"] for m in kept} == {"ladder"}
+    assert len(kept) == 3
+
+
+def test_nightly_bench(tiny_gguf: Path, registry: Registry, tmp_path: Path) -> None:
+    folder = tmp_path / "my nights"
+    env = {"FOLDER": str(folder), "BENCH": "-p 8 -n 4 -r 2"}
+    model = registry.add(arrival("tiny", Path(shutil.copy(tiny_gguf, tmp_path)))).name
+    for _ in range(2):
+        done = run_script("nightly_bench.sh", model, env=env)
+        assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["history.html", "last.json"]
+    assert json.loads((folder / "last.json").read_text())["ok"] is True
+    nights = registry.measurements_of_kind("bench")
+    assert [(m.data["tag"], m.model) for m in nights] == [("nightly", model)] * 2
+    assert "Token generation over time" in (folder / "history.html").read_text(encoding="utf-8")
+    folder.joinpath("running").mkdir()
+    assert "another run" in run_script("nightly_bench.sh", model, env=env).stderr
