@@ -16,10 +16,12 @@ from localllm.hardware.builds import (
     rebuilds_for,
 )
 from localllm.hardware.catalogue import GpuModel, catalogue, match_gpu, parse_gpu_spec, parse_size
+from localllm.hardware.cpu_sampler import CpuLoad, CpuSampler
 from localllm.hardware.detect import detect, disk_space
 from localllm.hardware.fits import best_plan, largest_n_ctx, largest_parallel, planned
 from localllm.hardware.layout import Device, Need, Plan, Share, Verdict
 from localllm.hardware.machine import Cpu, Disk, Finding, Gpu, Hardware, Memory, NvmlStatus
+from localllm.hardware.processes import gpu_process_bytes, resident_bytes
 from localllm.hardware.sampler import GpuLoad, GpuSampler
 from localllm.hardware.speed import DecodeWork, Estimate, estimate_decode_tps
 from localllm.hardware.split_rule import assign
@@ -28,6 +30,8 @@ __all__ = [
     "BackendDevice",
     "BuildMatch",
     "Cpu",
+    "CpuLoad",
+    "CpuSampler",
     "DecodeWork",
     "Device",
     "Disk",
@@ -54,6 +58,7 @@ __all__ = [
     "detect",
     "disk_space",
     "estimate_decode_tps",
+    "gpu_process_bytes",
     "largest_n_ctx",
     "largest_parallel",
     "match_build",
@@ -64,4 +69,5 @@ __all__ = [
     "planned",
     "rebuild_command",
     "rebuilds_for",
+    "resident_bytes",
 ]

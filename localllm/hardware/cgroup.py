@@ -60,6 +60,11 @@ def cpu_quota(root: Path) -> Quota | None:
     return min((q for q in found if q is not None), key=lambda q: q.cores, default=None)
 
 
+def quota_stops(root: Path) -> int:
+    """How many periods a cpu quota above this process has stopped its group in, so far."""
+    return sum(_stat(path / "cpu.stat").get("nr_throttled", 0) for _, path in _levels(root, "cpu"))
+
+
 def swap_limit(root: Path) -> int | None:
     """How many bytes of swap the groups above allow, None without a limit."""
     limits: list[int] = []

@@ -5,34 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 
-from localllm.hardware.machine import Hardware
+from localllm.hardware.machine import Gpu, Hardware
 
-_GIB = 1 << 30
+GIB = 1 << 30
 
 
 def fingerprint(hardware: Hardware) -> str:
-    """Sixteen hex digits that stay over reboots, updates and whatever else runs, and change
-    with the processor, the cores this process may use, the memory's size and the GPUs.
-
-    Memory counts to the nearest power of sqrt(2), since kernels reserve a little more or less
-    of it. What another host of the same kind measures can be compared, so its name is not in.
+    """Sixteen hex digits, of what makes figures comparable: processor, cores that may be used,
+    size of memory, GPUs with theirs, the system's name; not of the host's name, the kernel's or
+    the driver's version, nor of what is free.
     """
-    cpu = hardware.cpu
-    facts = {
-        "cpu": " ".join(cpu.model.split()),
-        "architecture": cpu.architecture,
-        "cores": [cpu.usable_logical, cpu.usable_physical, cpu.quota_cores],
-        "memory": _size_class(hardware.memory.usable_total_bytes),
-        "gpus": sorted(
-            f"{gpu.vendor} {gpu.name} {_size_class(gpu.total_bytes or 0)}"
-            for gpu in hardware.usable_gpus
-        ),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    cpu, memory = hardware.cpu, hardware.memory.usable_total_bytes
+    telling = [
+        hardware.system, cpu.architecture, cpu.model, cpu.usable_physical or cpu.usable_logical,
+        cpu.usable_logical, cpu.quota_cores, _memory_class(memory),
+        sorted(gpu_label(gpu) for gpu in hardware.usable_gpus),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(telling).encode()).hexdigest()[:16]
 
 
-def _size_class(size_bytes: int) -> int:
-    """Half powers of two: 15.4 and 15.6 GiB are one size, 16 and 24 are two."""
-    import math
+def gpu_label(gpu: Gpu) -> str:
+    """Name and memory, in whole GiB: what a driver reserves differs by its version."""
+    size = f" {round(gpu.total_bytes / GIB)} GiB" if gpu.total_bytes else ""
+    return gpu.name + size
 
-    return round(2 * math.log2(size_bytes / _GIB)) if size_bytes > 0 else 0
+
+def _memory_class(size: int) -> int:
+    """The size as sold, in MiB: rounded up to a sixteenth of the next power of two. What the
+    firmware and the kernel keep for themselves is less than that, and changes between kernels."""
+    step = 1 << max(0, size.bit_length() - 4)
+    return -(-size // step) * step // (1 << 20)

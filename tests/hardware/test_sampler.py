@@ -20,9 +20,9 @@ print(json.dumps([dataclasses.asdict(load) for load in sampler.loads]))
 """
 
 
-def sample(tmp_path: Path, scenario: str) -> list[dict[str, Any]]:
+def sample(tmp_path: Path, scenario: str, program: str = PROGRAM) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env=os.environ | fake_nvml_env(tmp_path, scenario),
         capture_output=True,
         text=True,
@@ -55,3 +55,35 @@ def test_a_gpu_that_tells_nothing_and_one_that_is_lost(tmp_path: Path) -> None:
 def test_no_driver_is_no_samples(tmp_path: Path) -> None:
     assert sample(tmp_path, "no_driver") == []
     assert sample(tmp_path, "driver_not_loaded") == []
+
+
+WATCHED = """
+import dataclasses, json, time
+from localllm.hardware import GpuSampler
+with GpuSampler(interval_s=0.02) as sampler:
+    time.sleep(0.1)
+    for _ in range(2):
+        with sampler.watch():
+            time.sleep(0.1)
+        time.sleep(0.1)
+print(json.dumps([dataclasses.asdict(load) for load in sampler.loads]))
+"""
+
+
+def test_only_what_is_watched_counts(tmp_path: Path) -> None:
+    gpu = f"|{MIB}|{MIB}|power=200000|temp=71"
+    (counted, summed) = sample(tmp_path, f"A{gpu};B{gpu}|noenergy", WATCHED)
+    assert 0.2 <= counted["measured_s"] < 0.6  # two stretches, of half of the time
+    assert counted["samples"] >= 4
+    # The pretended counter rises by 5 J with each question: one step in each stretch.
+    assert counted["energy_j"] == 10.0
+    assert abs(summed["energy_j"] - 200.0 * summed["measured_s"]) < 0.5
+
+
+INSTANT = WATCHED.replace("time.sleep(0.1)", "pass")
+
+
+def test_a_stretch_shorter_than_the_interval_has_a_sample(tmp_path: Path) -> None:
+    (load,) = sample(tmp_path, f"A|{MIB}|{MIB}|power=200000|temp=71", INSTANT)
+    assert load["samples"] >= 1
+    assert load["mean_power_w"] == 200.0

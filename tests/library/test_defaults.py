@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from localllm.engine.options import ContextOptions
-from localllm.hardware import Gpu, Hardware, detect
-from localllm.hardware.fingerprint import fingerprint
 from localllm.library.defaults import (
     LoadDefaults,
     forget_defaults,
@@ -60,27 +58,3 @@ def test_what_the_user_says_stands() -> None:
     assert (layers.n_gpu_layers, layers.n_cpu_moe) == (2, 0)
     context = FOUND.threads(ContextOptions())
     assert (context.n_threads, context.n_threads_batch) == (4, 8)
-
-
-def test_a_fingerprint_is_of_what_speed_depends_on() -> None:
-    found = detect()
-    memory = replace(found.memory, total_bytes=16 << 30, limit_bytes=None)
-    here = replace(found, memory=memory)
-    same = fingerprint(here)
-    assert len(same) == 16
-
-    def changed(**fields: Any) -> str:
-        return fingerprint(replace(here, **fields))
-
-    assert changed(kernel="9.9", os_name="other", disks=()) == same
-    assert changed(memory=replace(memory, available_bytes=1)) == same
-    assert changed(memory=replace(memory, total_bytes=int(memory.total_bytes * 0.99))) == same
-    doubled = replace(memory, total_bytes=memory.total_bytes * 2, limit_bytes=None)
-    assert changed(memory=doubled) != same
-    assert changed(cpu=replace(here.cpu, model="Another")) != same
-    assert changed(cpu=replace(here.cpu, usable_logical=here.cpu.usable_logical + 1)) != same
-    gpu = Gpu("nvml", "gpu", "nvidia", 0, "H100", total_bytes=80 << 30)
-    with_gpu: Hardware = replace(here, gpus=(gpu,))
-    assert fingerprint(with_gpu) != same
-    assert fingerprint(replace(here, gpus=(replace(gpu, free_bytes=1),))) == fingerprint(with_gpu)
-    assert fingerprint(replace(here, gpus=(gpu, gpu))) != fingerprint(with_gpu)
