@@ -16,11 +16,12 @@ from typing import Literal
 from localllm.errors import DamagedFile, DiskFull, LocalLLMError, RegistryBroken
 from localllm.registry import manifest, removal, rows, work
 from localllm.registry.database import Database, unwritable
+from localllm.registry.matrices import matrices
 from localllm.registry.model import Model, StoredFile
 from localllm.registry.store import Registry
 
 _NEW_INDEX = "rebuilding"
-GarbageKind = Literal["partial", "orphan", "manifest"]
+GarbageKind = Literal["partial", "orphan", "manifest", "imatrix"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Garbage:
 
 
 def garbage(registry: Registry) -> tuple[Garbage, ...]:
-    """Partial downloads, files without a model, manifests without a row.
+    """Partial downloads, files, manifests and importance matrices without a model.
 
     What another process is working on (its lock is held) is left out.
     """
@@ -43,6 +44,8 @@ def garbage(registry: Registry) -> tuple[Garbage, ...]:
     orphans = [*_files(home / "models"), *_loose_indexes(home)]
     found = [Garbage("orphan", p, s) for p, s in orphans if p not in needed]
     found += [Garbage("manifest", p, s) for p, s in _files(registry.manifests) if p not in needed]
+    kept = _files(home / "imatrix")
+    found += [Garbage("imatrix", p, s) for p, s in kept if p not in needed]
     for path, size in _files(home / "partial"):
         with work.abandoned(home, path) as is_abandoned:
             if is_abandoned:
@@ -89,6 +92,7 @@ def _sweep_rest(registry: Registry, connection: Connection, items: list[Garbage]
 
 def _needed(models: list[Model], registry: Registry) -> set[Path]:
     files = {f.path for m in models for f in m.files}
+    files |= {path for m in models for path in matrices(registry, m.name)}
     return files | {manifest.path_for(registry.manifests, m.name) for m in models}
 
 

@@ -88,3 +88,18 @@ def test_damaged_manifests_and_missing_files_are_reported(
     result = rebuild(registry, nothing)
     assert result.models == 0
     assert len(result.skipped) == 3
+
+
+def test_importance_matrices_go_with_their_model(registry: Registry, tiny_model: Model) -> None:
+    from localllm.registry.matrices import keep_matrix
+
+    made = registry.home / "partial" / "made.gguf"
+    made.parent.mkdir(exist_ok=True)
+    made.write_bytes(b"x" * 9)
+    kept = keep_matrix(registry, made, tiny_model.name, "mark")
+    assert garbage(registry) == ()
+    registry.remove(tiny_model)
+    (found,) = garbage(registry)
+    assert (found.kind, found.path, found.size_bytes) == ("imatrix", kept, 9)
+    assert sweep(registry, (found,)) == 9
+    assert not kept.exists()
