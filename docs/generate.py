@@ -33,15 +33,16 @@ def page() -> str:
         if entry.panel != panel:
             panel = entry.panel
             lines += [f"## {panel}", ""]
-        lines += _command(entry)
+        lines += [line for name, one in cli.leaves([entry]) for line in _command(name, one)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _command(entry: cli.Entry) -> list[str]:
+def _command(name: str, entry: cli.Entry) -> list[str]:
+    """`name` is what the user types: "bench", "bench history"."""
     command = cli.load(entry)
-    context = typer.Context(command, info_name=entry.name, parent=None)
+    context = typer.Context(command, info_name=name, parent=None)
     usage = command.get_usage(context).split(None, 1)[1].replace("\n", " ")
-    lines = [f"### localllm {entry.name}", "", inspect.cleandoc(command.help or entry.help), ""]
+    lines = [f"### localllm {name}", "", inspect.cleandoc(command.help or entry.help), ""]
     lines += ["```", f"localllm {' '.join(usage.split())}", "```", ""]
     rows = [row for p in command.params if (row := _parameter(p, context))]
     if rows:

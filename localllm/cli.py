@@ -6,26 +6,36 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from localllm import __version__, config
+from localllm.commands import Entry, lazy, leaves, load
 from localllm.errors import ExitCode, Interrupted, LocalLLMError, UsageProblem
+
+__all__ = ["COMMANDS", "Entry", "leaves", "load", "main", "program"]
 
 _GET, _RUN, _KEEP, _LOOK = "Get models", "Run models", "Manage models", "This machine"
 
 
-class Entry(NamedTuple):
-    name: str
-    target: str  # module:function
-    help: str
-    panel: str
-
+_BENCH = (
+    Entry("history", "bench.history_cli:history_command",
+          "List what was benchmarked, and how each test's speed went."),
+    Entry("show", "bench.history_cli:show_command",
+          "Show everything of one run: figures, evidence, machine, versions."),
+    Entry("export", "bench.history_cli:export_command",
+          "Write runs to a file, in llama-bench's formats or whole."),
+    Entry("import", "bench.import_cli:import_command",
+          "Keep benchmarks that llama-bench or another machine wrote."),
+    Entry("compare", "bench.compare_cli:compare_command",
+          "Compare two runs: ratios with their confidence, memory and energy."),
+    Entry("gate", "bench.gate_cli:gate_command",
+          "Fail (exit 5) where a run is slower than its baseline, beyond the noise."),
+)  # fmt: skip
 
 COMMANDS = (
     Entry("quickstart", "quickstart.cli:quickstart_command",
@@ -39,9 +49,16 @@ COMMANDS = (
     Entry("chat", "chat.cli:chat_command",
           "Ask a model, or talk with it.", _RUN),
     Entry("bench", "bench.cli:bench_command",
-          "Measure prompt processing and token generation, against the memory planned.", _RUN),
+          "Measure prompt processing and token generation, against the memory planned.", _RUN,
+          _BENCH),
     Entry("quantize", "quantize.cli:quantize_command",
           "Make a model smaller.", _RUN),
+    Entry("imatrix", "imatrix.cli:imatrix_command",
+          "Measure which weights matter most, for better quantization.", _RUN),
+    Entry("convert", "convert.cli:convert_command",
+          "Make a GGUF of a Hugging Face model, adapter or vision part (safetensors).", _RUN),
+    Entry("quality", "quality.cli:quality_command",
+          "Measure perplexity, and what a model lost against the one it was made from.", _RUN),
     Entry("list", "models.cli:list_command",
           "List the models of the registry.", _KEEP),
     Entry("show", "models.show_cli:show_command",
@@ -65,29 +82,6 @@ COMMANDS = (
     Entry("doctor", "doctor.cli:doctor_command",
           "Check build, devices, disk, registry and sources, and say what to mend.", _LOOK),
 )  # fmt: skip
-
-
-class LazyCommand(TyperCommand):
-    """A line of help until it is called; then the real command."""
-
-    def __init__(self, entry: Entry) -> None:
-        super().__init__(entry.name, help=entry.help, rich_help_panel=entry.panel)
-        self._entry = entry
-
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        return load(self._entry).make_context(*args, **kwargs)
-
-
-def load(entry: Entry) -> Any:
-    """Import a command's room and build its Typer command."""
-    from localllm.ui.command import command
-
-    module, _, function = entry.target.partition(":")
-    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    app.command(entry.name)(
-        command(getattr(importlib.import_module(f"localllm.{module}"), function))
-    )
-    return typer.main.get_command(app)
 
 
 class Contents(TyperGroup):
@@ -130,7 +124,7 @@ def root(
 def program() -> Any:
     """The whole command tree, every subcommand a line of help until it is called."""
     group = typer.main.get_command(app)
-    group.commands.update({entry.name: LazyCommand(entry) for entry in COMMANDS})  # type: ignore[attr-defined]
+    group.commands.update({entry.name: lazy(entry) for entry in COMMANDS})  # type: ignore[attr-defined]
     return group
 
 
@@ -205,7 +199,7 @@ def _usage(error: typer.TyperException) -> LocalLLMError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "localllm"
     if type(error).__name__ == "NoArgsIsHelpError":
-        return UsageProblem("no command given", "localllm --help")
+        return UsageProblem("no command given", f"{path} --help")
     return UsageProblem(error.format_message(), f"{path} --help")
 
 

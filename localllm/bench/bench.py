@@ -1,159 +1,197 @@
-"""Benchmark models: load by the plan, measure, keep the figures."""
+"""Benchmark a model: rows by llama-bench's method, and what llama-bench does not measure.
+
+run = bench(model, cases(Axes(n_prompt=(512,), n_gen=(128,))), registry, progress)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from localllm import __version__
-from localllm.bench.measure import BenchTest, Timing, measure
-from localllm.library import header_of
+from localllm.bench.case import BenchTest, Case
+from localllm.bench.extras import Extra, Row, What
+from localllm.bench.failures import error_of
+from localllm.bench.measure import DevicePeak
+from localllm.bench.outcome import subject_of
+from localllm.bench.record import BatchedRow, BenchRun, LatencyRow, ServingRow
+from localllm.bench.sweep import Sweep, SweepOptions, failures, plan_options
+from localllm.bench.workers import RowFailed
+from localllm.errors import GpuRequired, LocalLLMError, UsageProblem
 from localllm.registry import Model, Registry
 from localllm.ui import Progress
 
-if TYPE_CHECKING:
-    from localllm.placement import Opened, PlanOptions
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class BenchRow:
-    """One test on one model. llama-bench's field names and units first, then ours.
+class Extras:
+    """What to measure beside the rows; 0 and empty is nothing.
 
-    `predicted_bytes` is the fit plan's figure for this model at this context.
-    `weights_read_bytes_s` is the weights' size times the rate of token generation: how fast
-    memory was read if each token reads every weight (None for prompt processing, and for
-    mixtures of experts, which do not read them all).
+    `n_loads`: cold and warm loads each; `n_answers`: of the latency test; `batched`: numbers of
+    sequences decoding together; `serving`: of clients at the engine's scheduler.
     """
 
-    build_commit: str
-    backends: str
-    cpu_info: str
-    gpu_info: str
-    model_filename: str
-    model_type: str
-    model_size: int
-    model_n_params: int
-    n_batch: int
-    n_ubatch: int
-    n_threads: int
-    type_k: str
-    type_v: str
-    n_gpu_layers: int
-    flash_attn: str
-    n_prompt: int
-    n_gen: int
-    n_depth: int
-    test_time: str
-    avg_ns: float
-    stddev_ns: float
-    avg_ts: float
-    stddev_ts: float
-    samples_ns: tuple[int, ...]
-    samples_ts: tuple[float, ...]
-    model: str
-    test: str
-    sha256: str | None
-    n_layers: int
-    n_layers_offloaded: int
-    predicted_bytes: int
-    load_s: float
-    weights_read_bytes_s: float | None
-    localllm_version: str
-
-
-@dataclass(frozen=True)
-class BenchRun:
-    """Rows of one model. `id` numbers its measurement in the registry, None for a file that
-    is not registered."""
-
-    model: str
-    id: int | None
-    rows: tuple[BenchRow, ...]
+    n_loads: int = 0
+    n_answers: int = 0
+    batched: tuple[int, ...] = ()
+    serving: tuple[int, ...] = ()
 
 
 def bench(
     model: Model,
-    tests: Sequence[BenchTest],
-    options: PlanOptions,
+    cases: Sequence[Case],
     registry: Registry,
     progress: Progress,
-    *,
-    repetitions: int = 5,
-    threads: int | None = None,
-    require_gpu: bool = False,
-    force: bool = False,
+    options: SweepOptions | None = None,
+    extras: Extras | None = None,
+    warn: Tell = lambda text: None,
 ) -> BenchRun:
-    """Load `model` by its plan and time each of `tests`; a registered model keeps the result.
+    """Measure every case of `model`, then the extras; a registered model keeps the run.
 
-    The context is as long as the longest test needs. Raises what loading raises; Ctrl-C ends
-    a measurement within one graph node and keeps nothing of it.
+    Rows that fail say so in their `failure`; `problem_of` tells whether any has figures.
+    Raises DamagedFile, FileGone, UsageProblem (`resume` of a model that is not registered), and
+    KeyboardInterrupt: what was finished is kept.
     """
-    from localllm.engine.options import ContextOptions
-    from localllm.placement import open_model, this_machine
+    sweep = sweep_of(model, cases, registry, options, warn)
+    return finish(sweep, progress, extras or Extras(), warn)
+
+
+def sweep_of(
+    model: Model,
+    cases: Sequence[Case],
+    registry: Registry,
+    options: SweepOptions | None = None,
+    warn: Tell = lambda text: None,
+) -> Sweep:
+    """The sweep, looked up where it is to be resumed, and not begun: hardware, build and memory
+    bandwidth (0.6 s, only where tokens are generated) are looked at here, while it is quiet."""
+    from localllm.bench.machine import machine_record, versions
+    from localllm.engine.build import build_info
+    from localllm.formats.gguf import read_model
+    from localllm.placement import this_machine, unused_advice
     from localllm.placement.here import look
 
-    hardware = look()
-    with progress.bytes(f"load {model.name}", model.size_bytes) as advance:
-        opened = open_model(
-            model.path,
-            options,
-            require_gpu=require_gpu,
-            force=force,
-            target=this_machine(hardware),
-            context=ContextOptions(n_threads=threads or 0),
-            advance=advance,
+    options = options or SweepOptions()
+    if options.resume and model.id is None:
+        raise UsageProblem(
+            f"{model.name} is not in the registry, so no rows of it are kept to resume from",
+            f"localllm pull --in-place {model.name}",
         )
-    with opened:
-        total = len(tests) * (repetitions + 1)
-        with progress.steps(f"bench {model.name}", total) as advance:
-            timings = [measure(opened.context, t, repetitions, advance) for t in tests]
-        rows = tuple(_row(model, opened, timing, hardware.cpu.model) for timing in timings)
-    number = None
-    if model.id is not None:
-        number = registry.record(model, "bench", {"rows": [asdict(row) for row in rows]})
-    return BenchRun(model.name, number, rows)
-
-
-def _row(model: Model, opened: Opened, timing: Timing, cpu: str) -> BenchRow:
-    from localllm.engine.build import build_info
-
-    build, info, context = build_info(), opened.model.info, opened.context
-    dense = not header_of(model).arch_u32("expert_count", 0)
-    reads = timing.n_gen and dense
-    return BenchRow(
-        build_commit=build.commit,
-        backends=",".join(build.backends),
-        cpu_info=cpu,
-        gpu_info=", ".join(d.description for d in build.gpu_devices),
-        model_filename=str(model.path),
-        model_type=info.description,
-        model_size=info.size_bytes,
-        model_n_params=info.n_params,
-        n_batch=context.options.n_batch,
-        n_ubatch=context.options.n_ubatch,
-        n_threads=context.n_threads,
-        type_k=context.options.type_k,
-        type_v=context.options.type_v,
-        n_gpu_layers=opened.plan.n_gpu_layers,
-        flash_attn=context.options.flash_attn,
-        n_prompt=timing.n_prompt,
-        n_gen=timing.n_gen,
-        n_depth=0,
-        test_time=timing.test_time,
-        avg_ns=timing.avg_ns,
-        stddev_ns=timing.stddev_ns,
-        avg_ts=timing.avg_ts,
-        stddev_ts=timing.stddev_ts,
-        samples_ns=timing.samples_ns,
-        samples_ts=timing.samples_ts,
-        model=model.name,
-        test=timing.test,
-        sha256=model.weights[0].sha256 if model.weights else None,
-        n_layers=opened.placed.n_layers,
-        n_layers_offloaded=opened.placed.n_offloaded,
-        predicted_bytes=opened.plan.total_bytes,
-        load_s=opened.model.load_s,
-        weights_read_bytes_s=info.size_bytes * timing.avg_ts if reads else None,
-        localllm_version=__version__,
+    hardware = look()
+    target = this_machine(hardware)
+    for advice in map(unused_advice, target.unused):
+        warn(advice.message + (f"; try: {advice.hint}" if advice.hint else ""))
+    sweep = Sweep(
+        subject_of(model, build_info(), hardware.cpu.model),
+        read_model([file.path for file in model.weights]),
+        cases,
+        options,
+        registry,
+        target,
+        machine_record(hardware, platform.node()),
+        versions(),
+        peaks_of(cases),
+        warn,
     )
+    if options.resume and not sweep.resume():
+        warn(f"{model.name}: no interrupted run of this sweep; starting a new one")
+    return sweep
+
+
+def finish(sweep: Sweep, progress: Progress, extras: Extras, warn: Tell) -> BenchRun:
+    """Measure what is left of the sweep and the extras, and mark the run complete."""
+    sweep.measure(progress)
+    if problem_of(sweep) is None:
+        _extras(sweep, progress, extras, warn)
+    sweep.keep(replace(sweep.run, complete=True))
+    return sweep.run
+
+
+def problem_of(sweep: Sweep) -> LocalLLMError | None:
+    """The error that a finished sweep ends in: none of its rows has figures, or GPUs were
+    required and some row would have run without. Else None."""
+    refused = next((error for error in sweep.errors if isinstance(error, GpuRequired)), None)
+    failed = failures(sweep.run.rows)
+    if refused is not None or len(failed) < len(sweep.run.rows) or not failed:
+        return refused
+    if sweep.errors:
+        return sweep.errors[0]
+    row, failure = failed[0]
+    return error_of(failure, f"{row.model} {row.test}")
+
+
+def _extras(sweep: Sweep, progress: Progress, extras: Extras, warn: Tell) -> None:
+    case = sweep.cases[0]
+    name, path = sweep.run.model, sweep.subject.model.path
+    if extras.n_loads and sweep.run.load is None:
+        from localllm.bench.loading import load_times
+
+        with progress.steps(f"load {name}", 2 * extras.n_loads + 1) as advance:
+            try:
+                times = load_times(
+                    path, plan_options(case.setup, case.test), repetitions=extras.n_loads,
+                    force=sweep.options.force, advance=advance,
+                )  # fmt: skip
+                sweep.keep(replace(sweep.run, load=times))
+            except LocalLLMError as error:
+                warn(f"{name}: load times: {error.message}")
+    if extras.n_answers and not sweep.run.latency:
+        rows = _extra(sweep, "latency", (extras.n_answers,), progress, warn)
+        latency = tuple(row for row in rows if isinstance(row, LatencyRow))
+        sweep.keep(replace(sweep.run, latency=latency))
+    if extras.batched and not sweep.run.batched:
+        rows = _extra(sweep, "batched", extras.batched, progress, warn)
+        batched = tuple(row for row in rows if isinstance(row, BatchedRow))
+        sweep.keep(replace(sweep.run, batched=batched))
+    if extras.serving and not sweep.run.serving:
+        rows = _extra(sweep, "serving", extras.serving, progress, warn)
+        serving = tuple(row for row in rows if isinstance(row, ServingRow))
+        sweep.keep(replace(sweep.run, serving=serving))
+
+
+def _extra(
+    sweep: Sweep, what: What, counts: tuple[int, ...], progress: Progress, warn: Tell
+) -> tuple[Row, ...]:
+    """Under the first case's setup, with the sweep's own prompt and generation lengths."""
+    setup = sweep.cases[0].setup
+    test = _size(sweep.cases)
+    order = Extra(
+        what=what,
+        path=str(sweep.subject.model.path),
+        options=plan_options(setup, test),
+        n_threads=setup.n_threads,
+        n_prompt=test.n_prompt,
+        n_gen=test.n_gen,
+        counts=counts,
+        require_gpu=sweep.options.require_gpu,
+        force=sweep.options.force,
+        batched=sweep.run.batched if what == "serving" else (),
+    )
+    worker = sweep.worker()
+    try:
+        with progress.steps(f"{what} {sweep.run.model}", order.n_steps) as advance:
+            return worker.extra(order, lambda ns: advance(1))
+    except RowFailed as failed:
+        warn(f"{sweep.run.model}: {what}: {failed.failure.message}")
+        return ()
+    finally:
+        worker.close()
+
+
+def _size(cases: Sequence[Case]) -> BenchTest:
+    """The first prompt and the first generation length of the sweep, else llama-bench's."""
+    prompts = [case.test.n_prompt for case in cases if case.test.n_prompt]
+    gens = [case.test.n_gen for case in cases if case.test.n_gen]
+    return BenchTest((prompts or [512])[0], (gens or [128])[0])
+
+
+def peaks_of(cases: Sequence[Case]) -> tuple[DevicePeak, ...]:
+    """What the devices' memory reads at most; measured for the CPU. Nothing where no row is of
+    token generation alone, the only kind that it is compared with."""
+    from localllm.bench.bandwidth import measure_peaks
+
+    if not any(case.test.n_gen and not case.test.n_prompt for case in cases):
+        return ()
+    peaks = measure_peaks(max(case.setup.n_threads for case in cases))
+    return tuple(DevicePeak(name, peak.bytes_s, peak.basis) for name, peak in peaks.items())

@@ -43,6 +43,8 @@ def value_from(kind: type[T], data: Any) -> T:
     hints = typing.get_type_hints(kind)
     given: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if not field.init:
+            continue  # it follows from the others
         if field.name in data:
             given[field.name] = _value(hints[field.name], data[field.name], field.name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:

@@ -147,6 +147,10 @@ def _params(llama: Any, options: LoadOptions) -> tuple[Any, list[Any]]:
         split = _tensor_split(llama, options.tensor_split)
         params.tensor_split = split
         keep.append(split)
+    if options.n_cpu_moe > 0:
+        placed = _experts_on_cpu(llama, options.n_cpu_moe)
+        params.tensor_buft_overrides = ctypes.cast(placed, ctypes.c_void_p)
+        keep.append(placed)
     if options.devices is not None:
         chosen = _devices(options.devices)
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
@@ -163,6 +167,26 @@ def _tensor_split(llama: Any, shares: tuple[float, ...]) -> Any:
     if len(shares) > limit:
         raise UsageProblem(f"tensor_split names {len(shares)} devices, llama.cpp takes {limit}")
     return (ctypes.c_float * limit)(*shares)
+
+
+def _experts_on_cpu(llama: Any, n_layers: int) -> Any:
+    """llama_model_tensor_buft_override[], ended by a NULL pattern: the expert weights of layers
+    0 to n_layers - 1 (llm_ffn_block_regex and LLM_FFN_EXPS_REGEX in llama.cpp's common.h)."""
+    limit = int(llama.llama_max_tensor_buft_overrides())
+    if n_layers >= limit:
+        raise UsageProblem(f"n_cpu_moe is {n_layers}; llama.cpp takes at most {limit - 1}")
+    on_cpu = native.ggml("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
+    array = (_BufferOverride * (n_layers + 1))()
+    for i in range(n_layers):
+        pattern = rf"blk\.{i}\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+        array[i] = _BufferOverride(pattern.encode(), on_cpu)
+    return array
+
+
+class _BufferOverride(ctypes.Structure):
+    """llama_model_tensor_buft_override; the binding has no fields for it."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
 
 def _devices(names: tuple[str, ...]) -> Any:

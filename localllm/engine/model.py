@@ -13,6 +13,7 @@ from typing import Any
 from localllm.engine import native
 from localllm.engine.handle import NativeObject
 from localllm.engine.load import Advance, load_handle
+from localllm.engine.memory import BufferUse, buffers_of
 from localllm.engine.options import LoadOptions
 from localllm.engine.tokenizer import Tokenizer
 
@@ -46,11 +47,19 @@ class Model(NativeObject):
 
     kind = "model"
 
-    def __init__(self, handle: int, path: Path, options: LoadOptions, load_s: float) -> None:
+    def __init__(
+        self,
+        handle: int,
+        path: Path,
+        options: LoadOptions,
+        load_s: float,
+        buffers: tuple[BufferUse, ...] = (),
+    ) -> None:
         super().__init__(handle, native.lib().llama_model_free)
         self.path = path
         self.options = options
         self.load_s = load_s
+        self.buffers = buffers  # of the weights
 
     @classmethod
     def load(
@@ -65,8 +74,9 @@ class Model(NativeObject):
         """
         options = options or LoadOptions()
         start = time.perf_counter()
-        handle = load_handle(path, options, advance)
-        return cls(handle, path, options, time.perf_counter() - start)
+        with native.capture() as log:
+            handle = load_handle(path, options, advance)
+        return cls(handle, path, options, time.perf_counter() - start, buffers_of(log.lines))
 
     @property
     def tokenizer(self) -> Tokenizer:

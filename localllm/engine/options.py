@@ -36,13 +36,16 @@ class LoadOptions:
     """How weights are placed.
 
     `n_gpu_layers` -1 offloads all layers (the output layer counts as one more); on a build
-    without GPU it changes nothing. `tensor_split` gives each device's share, empty = by free
-    memory. `devices` names the devices to use, in ggml's spelling ("CUDA0"); None = all.
+    without GPU it changes nothing. `n_cpu_moe` keeps the expert weights of the first so many
+    layers on the CPU. `main_gpu` is the one of `split_mode` "none", an index into the devices.
+    `tensor_split` gives each device's share, empty = by free memory. `devices` names the devices
+    to use, in ggml's spelling ("CUDA0"); None = all.
     `overrides` replaces metadata keys while loading. `no_alloc` reads the metadata and
     simulates the allocation, so that a context can be measured without the memory.
     """
 
     n_gpu_layers: int = -1
+    n_cpu_moe: int = 0
     split_mode: SplitMode = "layer"
     main_gpu: int = 0
     tensor_split: tuple[float, ...] = ()
@@ -62,14 +65,17 @@ class ContextOptions:
     `n_ctx` 0 takes the trained length. `n_ctx` is shared by `n_seq_max` sequences: equally,
     or first come first served when `kv_unified`. `n_threads` 0 takes `default_threads()`;
     `n_threads_batch` 0 takes the same as `n_threads`. `swa_full` keeps sliding-window layers
-    at full size, which makes any prefix reusable and costs their memory. `embeddings` makes
-    every token an output; `pooling` says how they become one vector a sequence.
+    at full size, which makes any prefix reusable and costs their memory. `n_outputs_max` bounds
+    the tokens of a batch whose logits are wanted, and with them llama.cpp's buffer of n_vocab
+    floats each; 0 = n_batch. More in one batch ends the process. `embeddings` makes every token
+    an output; `pooling` says how they become one vector a sequence.
     """
 
     n_ctx: int = 4096
     n_batch: int = 2048
     n_ubatch: int = 512
     n_seq_max: int = 1
+    n_outputs_max: int = 0
     n_threads: int = 0
     n_threads_batch: int = 0
     flash_attn: FlashAttention = "auto"

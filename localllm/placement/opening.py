@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from localllm.engine.load import Advance
     from localllm.engine.model import Model
 
-AdviceKind = Literal["gpu_unused", "partly_on_cpu", "beyond_training", "memory_short"]
+AdviceKind = Literal[
+    "gpu_unused", "partly_on_cpu", "beyond_training", "memory_short", "not_planned"
+]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def open_model(
     target = target or this_machine()
     plan = settled_plan(model, path, target, options)
     if require_gpu:
-        _check_gpu(path, plan, target)
+        check_gpu(path, plan, target)
     if not plan.runs and not force:
         raise does_not_fit(path.name, plan)
     opened = _load(path, plan, target, load or LoadOptions(), context or ContextOptions(), advance)
@@ -110,10 +112,19 @@ def open_model(
     return opened
 
 
-def settled_plan(model: GGUFModel, path: Path, target: Target, options: PlanOptions) -> Plan:
-    """The plan, with llama.cpp's dry run (0.5 s) only where it could change the layout."""
+def settled_plan(
+    model: GGUFModel, path: Path, target: Target, options: PlanOptions, *, exact: bool = False
+) -> Plan:
+    """The plan, with llama.cpp's dry run (0.5 s) only where it could change the layout; with
+    `exact` wherever it can be asked, so that compute buffers and copies are its own figures."""
     plan = plan_for(model, target, options)
-    if not target.here or not target.gpus or _certain(plan):
+    if not target.here or plan.unplanned:
+        return plan
+    if not exact and (not target.gpus or _certain(plan)):
+        return plan
+    # A dry run of a context that is far too long makes its cells all the same: minutes, and
+    # gigabytes.
+    if exact and plan.missing_bytes > COMPUTE_ERROR * plan.compute_bytes:
         return plan
     with machine_for(model, path) as machine:
         return plan_for(model, target, options, machine)
@@ -162,22 +173,29 @@ def _load(
     from localllm.engine.context import Context
     from localllm.engine.model import Model
 
-    load = replace(
-        load,
-        n_gpu_layers=plan.load.n_gpu_layers,
-        tensor_split=plan.load.tensor_split,
-        devices=plan.load.devices,
-    )
     with native.capture() as log:
-        model = Model.load(path, load, advance)
+        model = Model.load(path, loaded_by(plan, load), advance)
         try:
             made = Context(model, _sized(context, plan.context))
         except BaseException:
             model.close()
             raise
-    layers = parse([line.text for line in log.lines], made.n_ctx, made.n_ctx_seq, 0).layers
-    placed = _placed(layers)
+    placed = placed_by([line.text for line in log.lines])
     return Opened(model, made, plan, placed, _advice(plan, target, placed))
+
+
+def loaded_by(plan: Plan, load: LoadOptions) -> LoadOptions:
+    """`load` with the places that the plan gives the weights."""
+    return replace(
+        load,
+        n_gpu_layers=plan.load.n_gpu_layers,
+        n_cpu_moe=plan.load.n_cpu_moe,
+        split_mode=plan.load.split_mode,
+        main_gpu=plan.load.main_gpu,
+        tensor_split=plan.load.tensor_split,
+        devices=plan.load.devices,
+        mmap=load.mmap and plan.load.mmap,
+    )
 
 
 def _sized(context: ContextOptions, plan: ContextOptions) -> ContextOptions:
@@ -193,10 +211,13 @@ def _sized(context: ContextOptions, plan: ContextOptions) -> ContextOptions:
         type_v=plan.type_v,
         swa_full=plan.swa_full,
         kv_unified=plan.kv_unified,
+        offload_kqv=context.offload_kqv and plan.offload_kqv,
     )
 
 
-def _placed(layers: tuple[str, ...]) -> Placed:
+def placed_by(log: list[str]) -> Placed:
+    """Where the lines that llama.cpp logged while loading say that the layers went."""
+    layers = parse(log, 0, 0, 0).layers
     names = sorted(set(layers), key=lambda name: (name == "CPU", layers.index(name)))
     counts = tuple((name, layers.count(name)) for name in names)
     return Placed(len(layers), sum(n for name, n in counts if name != "CPU"), counts)
@@ -223,6 +244,8 @@ def _advice(plan: Plan, target: Target, placed: Placed) -> tuple[Advice, ...]:
                 f"--ctx {plan.n_ctx_train}",
             )
         )
+    if plan.unplanned:
+        found.append(Advice("not_planned", f"memory is not planned: {plan.unplanned}"))
     if not plan.runs:
         short = f"memory is {Bytes(plan.missing_bytes)} short: expect swapping or failure"
         found.append(Advice("memory_short", short, _smaller(plan)))
@@ -240,13 +263,17 @@ def _smaller(plan: Plan) -> str:
     return "a smaller variant: localllm pull --list"
 
 
-def _check_gpu(path: Path, plan: Plan, target: Target) -> None:
+def check_gpu(path: Path, plan: Plan, target: Target) -> None:
+    """`--require-gpu`: raise GpuRequired where the plan leaves anything on the CPU."""
     if not target.gpus:
         advice = [unused_advice(gpu) for gpu in target.unused]
         why = advice[0].message if advice else "llama.cpp finds no GPU on this machine"
         raise GpuRequired(why, advice[0].hint if advice else "localllm doctor")
     if plan.n_offloaded < plan.n_layers or not plan.runs:
         raise _not_all(path, plan.n_offloaded, plan.n_layers, plan)
+    if plan.load.n_cpu_moe or not plan.context.offload_kqv:
+        left = "experts" if plan.load.n_cpu_moe else "the KV cache"
+        raise GpuRequired(f"{left} of {path.name} would stay in main memory, as was asked for")
 
 
 def _not_all(path: Path, n_offloaded: int, n_layers: int, plan: Plan) -> GpuRequired:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from localllm.engine.options import ContextOptions, FlashAttention
+from localllm.engine.options import ContextOptions, FlashAttention, SplitMode
 from localllm.errors import UsageProblem
 from localllm.placement.kv import CacheOptions
 from localllm.placement.shape import ModelShape
@@ -20,7 +20,10 @@ class PlanOptions:
     """`n_ctx` is what each of `n_parallel` conversations may use; None takes the default.
 
     `n_gpu_layers` None offloads all that fits; a number is the user's own choice (the output
-    layer counts as one). Everything else is llama.cpp's, by its names.
+    layer counts as one). `tensor_split` empty shares layers out by the plan. `split_mode` "none"
+    uses `main_gpu` alone (below 0: no GPU); "row" and "tensor" over several GPUs are not planned.
+    `n_cpu_moe` keeps the experts of the first so many layers in main memory, `no_kv_offload` the
+    cache. Everything else is llama.cpp's, by its names.
     """
 
     n_ctx: int | None = None
@@ -33,6 +36,12 @@ class PlanOptions:
     kv_unified: bool = False
     swa_full: bool = False
     n_gpu_layers: int | None = None
+    n_cpu_moe: int = 0
+    split_mode: SplitMode = "layer"
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
+    no_kv_offload: bool = False
+    mmap: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_parallel", "n_batch", "n_ubatch"):
@@ -74,4 +83,5 @@ class PlanOptions:
             type_v=self.type_v,
             swa_full=self.swa_full,
             kv_unified=self.kv_unified,
+            offload_kqv=not self.no_kv_offload,
         )

@@ -9,8 +9,9 @@ from localllm.hardware import Plan as Layout
 from localllm.hardware import Share
 from localllm.placement.compute import ComputeNeed
 from localllm.placement.kv import Cache
+from localllm.placement.options import PlanOptions
 from localllm.placement.plan import DeviceNeed, HostNeed
-from localllm.placement.sizes import ModelSizes
+from localllm.placement.sizes import ModelSizes, pipelines
 from localllm.placement.target import Target, TargetGpu
 
 
@@ -23,12 +24,15 @@ class Buffers:
     logits: int
 
 
-def estimated(compute: ComputeNeed, layout: Layout, logits: int, largest_tensor: int) -> Buffers:
-    """Buffers by arithmetic. `largest_tensor`: the largest weight that prompt processing
-    copies to the first GPU where layers stay on the host."""
+def estimated(
+    sizes: ModelSizes, compute: ComputeNeed, layout: Layout, options: PlanOptions
+) -> Buffers:
+    """Buffers by arithmetic. The largest weight that stays on the host counts for the GPUs
+    that prompt processing copies it to: the first, or with experts on the host each."""
+    largest, experts = sizes.on_gpu.largest_layer_tensor_bytes, sizes.on_gpu.moved_active_bytes
     used = [i for i, share in enumerate(layout.devices) if share.n_slots]
     whole = layout.host.n_slots == 0
-    pipelined = whole and len(used) > 1
+    pipelined = whole and len(used) > 1 and pipelines(options)
 
     def on(i: int, share: Share) -> int:
         if not share.n_slots:
@@ -36,13 +40,13 @@ def estimated(compute: ComputeNeed, layout: Layout, logits: int, largest_tensor:
         size = compute.device_bytes + (compute.output_extra_bytes if share.holds_output else 0)
         if pipelined:
             size += compute.pipeline_extra_bytes
-        return size + (largest_tensor if not whole and i == used[0] else 0)
+        return size + (largest if experts or (not whole and i == used[0]) else 0)
 
     host = compute.host_bytes if used else compute.cpu_bytes
     return Buffers(
         devices=tuple(on(i, share) for i, share in enumerate(layout.devices)),
         host=host + (compute.host_pipeline_extra_bytes if pipelined else 0),
-        logits=logits,
+        logits=sizes.logits_bytes(options.n_parallel),
     )
 
 
@@ -58,18 +62,25 @@ def reserved(reservation: Reservation, target: Target) -> Buffers:
 
 
 def device_needs(
-    sizes: ModelSizes, target: Target, layout: Layout, cache: Cache, buffers: Buffers
+    sizes: ModelSizes,
+    target: Target,
+    layout: Layout,
+    cache: Cache,
+    buffers: Buffers,
+    options: PlanOptions,
 ) -> tuple[DeviceNeed, ...]:
     """One entry for each GPU of the target, those without a layer too."""
+    kept = None if options.no_kv_offload else cache
     return tuple(
-        _device_need(sizes, gpu, share, cache, compute)
+        _device_need(sizes, gpu, share, kept, compute)
         for gpu, share, compute in zip(target.gpus, layout.devices, buffers.devices, strict=True)
     )
 
 
 def _device_need(
-    sizes: ModelSizes, gpu: TargetGpu, share: Share, cache: Cache, compute_bytes: int
+    sizes: ModelSizes, gpu: TargetGpu, share: Share, cache: Cache | None, compute_bytes: int
 ) -> DeviceNeed:
+    """`cache` None: it is kept on the host."""
     first = share.first_slot or 0
     layers = range(first, first + share.n_slots - share.holds_output)
     weights = sizes.on_gpu
@@ -83,8 +94,8 @@ def _device_need(
         n_layers=len(layers),
         holds_output=share.holds_output,
         weights_bytes=held,
-        kv_bytes=sum(cache.kv_bytes[i] for i in layers),
-        state_bytes=sum(cache.state_bytes[i] for i in layers),
+        kv_bytes=sum(cache.kv_bytes[i] for i in layers) if cache else 0,
+        state_bytes=sum(cache.state_bytes[i] for i in layers) if cache else 0,
         compute_bytes=compute_bytes,
         total_memory_bytes=gpu.total_bytes,
         free_bytes=gpu.free_bytes,
@@ -99,6 +110,7 @@ def host_need(
     cache: Cache,
     buffers: Buffers,
     repacked: tuple[int, int],
+    options: PlanOptions,
 ) -> HostNeed:
     """`repacked`: what the CPU keeps in its own layout, and what of it comes twice."""
     holds_output = layout.host.n_slots == layout.n_slots
@@ -108,14 +120,15 @@ def host_need(
     held += weights.shared_bytes if layers else 0
     held += weights.output_bytes if holds_output else 0
     copied, twice = repacked
+    kept = range(len(cache.kv_bytes)) if options.no_kv_offload else layers
     return HostNeed(
         n_layers=len(layers),
         holds_output=holds_output,
         weights_bytes=held + twice,
-        mapped_bytes=held + twice - copied,
+        mapped_bytes=held + twice - copied if options.mmap else 0,
         repacked_bytes=copied,
-        kv_bytes=sum(cache.kv_bytes[i] for i in layers),
-        state_bytes=sum(cache.state_bytes[i] for i in layers),
+        kv_bytes=sum(cache.kv_bytes[i] for i in kept),
+        state_bytes=sum(cache.state_bytes[i] for i in kept),
         compute_bytes=buffers.host,
         logits_bytes=buffers.logits,
         available_bytes=target.host_available_bytes,

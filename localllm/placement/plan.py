@@ -94,7 +94,8 @@ class Plan:
     every layer on GPUs (0: at none); both are bounded by the trained context where that is
     known. `runs` says that the memory suffices, however slow. `missing_bytes` is what the
     memory lacks when it does not. `speed` is for one conversation whose context is half full.
-    `compute_error` is how far `compute_bytes` may be off, as a share of it.
+    `compute_error` is how far `compute_bytes` may be off, as a share of it. `unplanned` says why
+    the devices' figures are not where llama.cpp will put things; `runs` is then not known.
     """
 
     verdict: Verdict
@@ -114,6 +115,7 @@ class Plan:
     cache_exact: bool
     load: LoadOptions
     context: ContextOptions
+    unplanned: str | None = None
 
     # Sums over the devices and the host; compute buffers include the logits.
     weights_bytes: int = field(init=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from localllm.engine.options import ContextOptions, LoadOptions
 from localllm.engine.reserve import Reservation
+from localllm.errors import UsageProblem
 from localllm.formats.gguf import GGUFView
 from localllm.hardware import Need, best_plan, largest_n_ctx, planned
 from localllm.hardware import Plan as Layout
@@ -56,10 +57,26 @@ def plan_for(
     `header` is one file's, or all shards' as `formats.gguf.combine` gives them. With `machine`
     the compute buffers are llama.cpp's own figures (one or two dry runs, about 0.5 s each);
     it may only be given for a target that is this machine. Without, they are arithmetic.
-    Raises DamagedFile, UsageProblem (cache types that the model cannot have), and what a dry
-    run raises.
+    What is not planned (matrices split over several GPUs) gets a plan that says so and holds
+    only sums. Raises DamagedFile, UsageProblem (cache types that the model cannot have, a GPU
+    that is not there), and what a dry run raises.
     """
-    return _Planner(model_sizes(header), target, options or PlanOptions(), machine).plan()
+    options = options or PlanOptions()
+    target = _chosen(target, options)
+    return _Planner(model_sizes(header, options.n_cpu_moe), target, options, machine).plan()
+
+
+def _chosen(target: Target, options: PlanOptions) -> Target:
+    """The GPUs that the split mode uses."""
+    if options.split_mode != "none" or not target.gpus:
+        return target
+    if options.main_gpu >= len(target.gpus):
+        raise UsageProblem(
+            f"there is no GPU {options.main_gpu}: llama.cpp finds {len(target.gpus)}, from 0 on",
+            "localllm hardware",
+        )
+    used = () if options.main_gpu < 0 else (target.gpus[options.main_gpu],)
+    return replace(target, gpus=used)
 
 
 class _Planner:
@@ -70,6 +87,13 @@ class _Planner:
         self.target = target
         self.options = options
         self.machine = machine if target.here else None
+        self.unplanned: str | None = None
+        if options.split_mode in ("row", "tensor") and len(target.gpus) > 1:
+            self.unplanned = (
+                f"how --split-mode {options.split_mode} shares memory out over "
+                f"{len(target.gpus)} GPUs is llama.cpp's own affair"
+            )
+            self.machine = None
         self.n_ctx = options.wanted_n_ctx(sizes.shape)
         self.excess = 1.0
         self.repacked = (0, 0)
@@ -115,21 +139,39 @@ class _Planner:
 
     def lay_out(self, need: Need) -> Layout:
         devices, available = self.target.devices, self.target.host_available_bytes
-        wanted = self.options.n_gpu_layers
-        if wanted is None or not devices:
+        wanted, split = self.options.n_gpu_layers, self.options.tensor_split
+        if not devices or (wanted is None and not split and self.unplanned is None):
             return best_plan(need, devices, available)
-        return planned(need, devices, available, need.n_slots if wanted < 0 else wanted)
+        if wanted is not None or self.unplanned:
+            n = need.n_slots if wanted is None or wanted < 0 else wanted
+            return planned(need, devices, available, n, split)
+        forced = (planned(need, devices, available, n, split) for n in range(need.n_slots, 0, -1))
+        return next((p for p in forced if p.fits), planned(need, devices, available, 0))
 
     def load_options(self, layout: Layout) -> LoadOptions:
         """What makes llama.cpp place the layers as `layout` says."""
+        options = self.options
+        if self.unplanned:
+            wanted = options.n_gpu_layers
+            return LoadOptions(
+                n_gpu_layers=-1 if wanted is None else wanted,
+                n_cpu_moe=options.n_cpu_moe,
+                split_mode=options.split_mode,
+                main_gpu=options.main_gpu,
+                tensor_split=options.tensor_split,
+                mmap=options.mmap,
+            )
         used = [i for i, share in enumerate(layout.devices) if share.n_slots]
         split = tuple(float(layout.devices[i].n_slots) for i in used)
         names = tuple(self.target.gpus[i].ggml_name or "" for i in used)
         return LoadOptions(
             n_gpu_layers=sum(layout.devices[i].n_slots for i in used),
+            n_cpu_moe=options.n_cpu_moe,
+            split_mode=options.split_mode,
             tensor_split=split if len(used) > 1 else (),
             # None at all, where none is used: prompts would be computed on one that is named.
             devices=names if self.target.here else None,
+            mmap=options.mmap,
         )
 
     def corrected(self, need: Need, layout: Layout, reservation: Reservation) -> Need:
@@ -167,9 +209,11 @@ class _Planner:
         if reservation is not None and not shape.exact:
             cache = _scaled(cache, reservation.kv_bytes)
         buffers = self.buffers(layout, reservation)
-        devices = device_needs(self.sizes, self.target, layout, cache, buffers)
-        host = host_need(self.sizes, self.target, layout, cache, buffers, self.repacked)
-        missing = missing_bytes(devices, host, self.target)
+        devices = device_needs(self.sizes, self.target, layout, cache, buffers, self.options)
+        host = host_need(
+            self.sizes, self.target, layout, cache, buffers, self.repacked, self.options
+        )
+        missing = 0 if self.unplanned else missing_bytes(devices, host, self.target)
         offloaded = sum(share.n_slots for share in layout.devices)
         return Plan(
             verdict=_verdict(missing, offloaded, layout.n_slots, bool(self.target.gpus)),
@@ -184,24 +228,19 @@ class _Planner:
             n_ctx_train=shape.n_ctx_train,
             largest_n_ctx=self.longest(gpu=False),
             largest_n_ctx_gpu=self.longest(gpu=True) if self.target.gpus else 0,
-            speed=decode_speed(
-                self.sizes, self.target, devices, host, cache, self.options.n_parallel
-            ),
+            speed=decode_speed(self.sizes, self.target, devices, host, cache, self.options),
             basis="llama.cpp" if reservation else "arithmetic",
             cache_exact=shape.exact or reservation is not None,
             load=self.load_options(layout),
             context=self.options.context(self.n_ctx),
+            unplanned=self.unplanned,
         )
 
     def buffers(self, layout: Layout, reservation: Reservation | None) -> Buffers:
         if reservation is not None:
             return reserved(reservation, self.target)
-        return estimated(
-            self.sizes.compute(self.options, self.n_ctx),
-            layout,
-            self.sizes.logits_bytes(self.options.n_parallel),
-            self.sizes.on_gpu.largest_layer_tensor_bytes,
-        )
+        compute = self.sizes.compute(self.options, self.n_ctx)
+        return estimated(self.sizes, compute, layout, self.options)
 
     def longest(self, *, gpu: bool) -> int:
         """The longest context of a conversation with all layers on GPUs, or at all."""

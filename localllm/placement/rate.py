@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from localllm.hardware import DecodeWork, Estimate, estimate_decode_tps
 from localllm.placement.kv import Cache
+from localllm.placement.options import PlanOptions
 from localllm.placement.plan import DeviceNeed, HostNeed
 from localllm.placement.sizes import ModelSizes
 from localllm.placement.target import Target
@@ -15,7 +16,7 @@ def decode_speed(
     devices: tuple[DeviceNeed, ...],
     host: HostNeed,
     cache: Cache,
-    n_parallel: int,
+    options: PlanOptions,
 ) -> Estimate | None:
     """Tokens a second of one conversation with its context half full.
 
@@ -26,7 +27,8 @@ def decode_speed(
         DecodeWork(
             name=need.name,
             kind=gpu.kind,
-            read_bytes=_read_bytes(sizes, cache, n_parallel, _layers(need), need.holds_output),
+            read_bytes=_weights_read(sizes, _layers(need), need.holds_output)
+            + (0 if options.no_kv_offload else _cache_read(cache, _layers(need), options)),
             bandwidth_bytes_s=gpu.bandwidth_bytes_s or 0,
             n_layers=need.n_layers,
         )
@@ -36,9 +38,9 @@ def decode_speed(
         DecodeWork(
             name="CPU",
             kind="cpu",
-            read_bytes=_read_bytes(
-                sizes, cache, n_parallel, range(host.n_layers), host.holds_output
-            ),
+            read_bytes=_weights_read(sizes, range(host.n_layers), host.holds_output)
+            + sizes.on_gpu.moved_active_bytes
+            + _cache_read(cache, _cached(cache, host, options), options),
             bandwidth_bytes_s=target.host_bandwidth_bytes_s or 0,
             n_layers=host.n_layers,
             threads=target.host_threads,
@@ -52,11 +54,17 @@ def _layers(need: DeviceNeed) -> range:
     return range(first, first + need.n_layers)
 
 
-def _read_bytes(
-    sizes: ModelSizes, cache: Cache, n_parallel: int, layers: range, output: bool
-) -> int:
+def _cached(cache: Cache, host: HostNeed, options: PlanOptions) -> range:
+    """The layers whose cache is in main memory."""
+    return range(len(cache.kv_bytes) if options.no_kv_offload else host.n_layers)
+
+
+def _weights_read(sizes: ModelSizes, layers: range, output: bool) -> int:
     weights = sizes.on_gpu
     read = sum(weights.active_bytes[i] for i in layers)
-    read += weights.output_read_bytes if output else 0
+    return read + (weights.output_read_bytes if output else 0)
+
+
+def _cache_read(cache: Cache, layers: range, options: PlanOptions) -> int:
     kept = sum(cache.kv_bytes[i] // 2 + 2 * cache.state_bytes[i] for i in layers)
-    return read + kept // n_parallel
+    return kept // options.n_parallel

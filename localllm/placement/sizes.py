@@ -53,16 +53,21 @@ class ModelSizes:
         """The numbers that placing layers on `n_gpus` devices is decided by."""
         cache, compute = self.cache(options, n_ctx), self.compute(options, n_ctx)
         layers = range(self.shape.n_layer_all)
-        pipeline = compute.pipeline_extra_bytes if n_gpus > 1 else 0
+        kept = tuple(cache.layer_bytes(i) for i in layers)
+        on_host = sum(kept) if options.no_kv_offload else 0
+        pipeline = compute.pipeline_extra_bytes if n_gpus > 1 and pipelines(options) else 0
         host = compute.host_bytes if n_gpus else compute.cpu_bytes
+        # Prompts are computed on the GPU all the same: experts are copied there one by one.
+        copied = self.on_gpu.largest_layer_tensor_bytes
+        visiting = copied if self.on_gpu.moved_active_bytes else 0
         return Need(
             layer_bytes=self.on_gpu.layer_bytes,
-            kv_bytes=tuple(cache.layer_bytes(i) for i in layers),
+            kv_bytes=(0,) * len(kept) if options.no_kv_offload else kept,
             output_bytes=self.on_gpu.output_bytes + self.on_gpu.tied_bytes,
-            input_bytes=self.on_host.input_bytes,
-            compute_bytes=compute.device_bytes + pipeline + self.on_gpu.shared_bytes,
+            input_bytes=self.on_host.input_bytes + on_host,
+            compute_bytes=compute.device_bytes + pipeline + self.on_gpu.shared_bytes + visiting,
             output_compute_bytes=compute.output_extra_bytes,
-            partial_compute_bytes=self.on_gpu.largest_layer_tensor_bytes,
+            partial_compute_bytes=copied - visiting,
             host_compute_bytes=host + self.logits_bytes(options.n_parallel),
         )
 
@@ -92,14 +97,20 @@ class ModelSizes:
         return total, twice
 
 
-def model_sizes(header: GGUFView) -> ModelSizes:
+def pipelines(options: PlanOptions) -> bool:
+    """Whether llama.cpp overlaps micro-batches where several GPUs hold the whole model
+    (llama_context's constructor)."""
+    return options.split_mode == "layer" and not options.no_kv_offload and not options.n_cpu_moe
+
+
+def model_sizes(header: GGUFView, n_cpu_moe: int = 0) -> ModelSizes:
     """Read a header's shape and sum its tensors. Raises DamagedFile."""
     shape = model_shape(header)
     return ModelSizes(
         name=header.name,
         shape=shape,
-        on_host=model_weights(header, shape, HOST_ALIGNMENT),
-        on_gpu=model_weights(header, shape, GPU_ALIGNMENT),
+        on_host=model_weights(header, shape, HOST_ALIGNMENT, n_cpu_moe),
+        on_gpu=model_weights(header, shape, GPU_ALIGNMENT, n_cpu_moe),
         activations=activations(header),
         header=header,
     )

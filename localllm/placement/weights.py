@@ -24,6 +24,8 @@ _SHARED = re.compile(r"^rope_(freqs|factors_long|factors_short)\.")
 # Without a layer number in the name, created with layer 0.
 _FIRST_LAYER = re.compile(r"^(token_embd_norm|per_layer_model_proj|per_layer_proj_norm)\.")
 _EXPERTS = re.compile(r"_exps\.weight$")
+# What `n_cpu_moe` moves (LLM_FFN_EXPS_REGEX in llama.cpp's common.h); searched, not anchored.
+_MOVED = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Weights:
     size of that embedding: where the output is not computed from the CPU's own buffer, it is
     there a second time. `shared_bytes` every device with a layer holds. `active_bytes` are
     what one token reads of each layer (of the experts only those used), `output_read_bytes`
-    what it reads of the output.
+    what it reads of the output. Experts that `n_cpu_moe` keeps in main memory count with the
+    input, and what a token reads of them is `moved_active_bytes`.
     """
 
     input_bytes: int
@@ -44,6 +47,7 @@ class Weights:
     tied_bytes: int
     shared_bytes: int
     largest_layer_tensor_bytes: int
+    moved_active_bytes: int = 0
 
     @property
     def all_layers_bytes(self) -> int:
@@ -56,14 +60,17 @@ class Weights:
     @property
     def active_total_bytes(self) -> int:
         """What generating one token reads of all the weights."""
-        return sum(self.active_bytes) + self.output_read_bytes
+        return sum(self.active_bytes) + self.moved_active_bytes + self.output_read_bytes
 
 
-def model_weights(header: GGUFView, shape: ModelShape, alignment: int = HOST_ALIGNMENT) -> Weights:
+def model_weights(
+    header: GGUFView, shape: ModelShape, alignment: int = HOST_ALIGNMENT, n_cpu_moe: int = 0
+) -> Weights:
     """Sum the tensors by place. Prediction layers (MTP) are skipped, as llama.cpp skips them."""
     layers = [0] * shape.n_layer_all
     active = [0.0] * shape.n_layer_all
     inputs = output = shared = largest = 0
+    moved = 0.0
     used = shape.n_expert_used / shape.n_expert if shape.n_expert else 1.0
     for tensor in header.tensors.values():
         size = padded(tensor.size_bytes, alignment)
@@ -74,9 +81,14 @@ def model_weights(header: GGUFView, shape: ModelShape, alignment: int = HOST_ALI
         elif (layer := layer_of(tensor.name, shape)) is None:
             output += size
         elif layer < shape.n_layer:
-            layers[layer] += size
-            active[layer] += size * used if _EXPERTS.search(tensor.name) else size
+            reads = size * used if _EXPERTS.search(tensor.name) else size
             largest = max(largest, size)
+            if layer < n_cpu_moe and _MOVED.search(tensor.name):
+                inputs += size
+                moved += reads
+            else:
+                layers[layer] += size
+                active[layer] += reads
     return Weights(
         input_bytes=inputs,
         layer_bytes=tuple(layers),
@@ -85,6 +97,7 @@ def model_weights(header: GGUFView, shape: ModelShape, alignment: int = HOST_ALI
         tied_bytes=_tied_bytes(header, shape, alignment),
         shared_bytes=shared,
         largest_layer_tensor_bytes=largest,
+        moved_active_bytes=int(moved),
     )
 
 

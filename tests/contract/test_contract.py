@@ -16,7 +16,7 @@ from localllm import cli as program
 from localllm.registry import Model
 from tests.conftest import Done
 
-NAMES = [entry.name for entry in program.COMMANDS]
+NAMES = [name for name, _ in program.leaves(program.COMMANDS)]
 
 # Each command on a model that does not exist: arguments and the documented exit code.
 MISSING: dict[str, tuple[list[str], int]] = {
@@ -25,6 +25,8 @@ MISSING: dict[str, tuple[list[str], int]] = {
     "fit": (["nothing"], 3),
     "chat": (["nothing", "hi"], 3),
     "bench": (["nothing"], 3),
+    "bench run": (["nothing"], 3),
+    "bench history": (["nothing"], 3),
     "quantize": (["nothing", "Q4_0"], 3),
     "show": (["nothing"], 3),
     "path": (["nothing"], 3),
@@ -40,6 +42,7 @@ DAMAGED: dict[str, list[str]] = {
     "fit": ["{path}"],
     "chat": ["{path}", "hi"],
     "bench": ["{path}"],
+    "bench run": ["{path}"],
     "quantize": ["{path}", "Q4_0"],
     "show": ["{path}"],
 }
@@ -65,7 +68,7 @@ def no_noise(done: Done) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help(cli: Callable[..., Done], name: str, home: Path) -> None:
-    done = cli(name, "--help")
+    done = cli(*name.split(), "--help")
     assert done.exit_code == 0
     assert "--json" in done.out
     assert not home.exists()
@@ -73,10 +76,10 @@ def test_help(cli: Callable[..., Done], name: str, home: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_option_is_exit_2(cli: Callable[..., Done], name: str) -> None:
-    done = cli(name, "--no-such-option", "--json")
+    done = cli(*name.split(), "--no-such-option", "--json")
     assert done.exit_code == 2
     assert one_document(done)["data"] is None
-    plain = cli(name, "--no-such-option")
+    plain = cli(*name.split(), "--no-such-option")
     assert plain.exit_code == 2
     assert plain.err.startswith("error: ")
     assert len(plain.err.strip().splitlines()) == 2
@@ -89,12 +92,12 @@ def test_a_missing_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     args, code = MISSING[name]
-    done = cli(name, *args, "--json")
+    done = cli(*name.split(), *args, "--json")
     assert done.exit_code == code
     error = one_document(done)["error"]
     assert isinstance(error, dict)
     assert "\n" not in error["message"]
-    plain = cli(name, *args)
+    plain = cli(*name.split(), *args)
     assert plain.exit_code == code
     assert plain.err.splitlines()[0] == f"error: {error['message']}" or name == "quickstart"
     no_noise(plain)
@@ -116,7 +119,7 @@ def test_a_damaged_model(
             "empty": b"",
         }[damage]
     )
-    done = cli(name, *[a.format(path=path) for a in DAMAGED[name]], "--json")
+    done = cli(*name.split(), *[a.format(path=path) for a in DAMAGED[name]], "--json")
     assert done.exit_code == 7, done
     assert one_document(done)["error"]
     no_noise(done)
@@ -124,7 +127,7 @@ def test_a_damaged_model(
 
 @pytest.mark.parametrize("name", sorted(PLAIN))
 def test_without_models(cli: Callable[..., Done], name: str, home: Path) -> None:
-    done = cli(name, *PLAIN[name], "--json")
+    done = cli(*name.split(), *PLAIN[name], "--json")
     assert done.exit_code in (0, 1)
     one_document(done)
     no_noise(done)

@@ -24,7 +24,7 @@ print(status, *sorted(set(m.split('.')[0] for m in sys.modules) & set({heavy!r})
 @pytest.mark.parametrize(
     "args",
     [["--help"], ["list"], ["list", "--json"], ["pull", "--help"], ["chat", "--help"],
-     ["fit", "--help"], ["bench", "--help"], ["--version"]],
+     ["fit", "--help"], ["bench", "--help"], ["bench", "history", "--help"], ["--version"]],
 )  # fmt: skip
 def test_nothing_heavy_is_imported(args: list[str]) -> None:
     code = _PROBE.format(args=args, heavy=HEAVY)
@@ -32,8 +32,9 @@ def test_nothing_heavy_is_imported(args: list[str]) -> None:
     assert done.stderr.split()[-1:] == ["0"], done.stderr
 
 
-def test_completion_imports_nothing_heavy() -> None:
-    env = {"_LOCALLLM_COMPLETE": "complete_bash", "COMP_WORDS": "localllm show ", "COMP_CWORD": "2"}
+@pytest.mark.parametrize("words", ["localllm show ", "localllm bench "])
+def test_completion_imports_nothing_heavy(words: str) -> None:
+    env = {"_LOCALLLM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "2"}
     code = "import sys\nsys.argv = ['localllm']\n" + _PROBE.format(args=[], heavy=HEAVY)
     code = code.replace(
         "status = main([])", "try:\n    main([])\nexcept SystemExit: pass\nstatus=0"
@@ -45,8 +46,8 @@ def test_completion_imports_nothing_heavy() -> None:
     assert done.stderr.split()[-1:] == ["0"], done.stderr
 
 
-@pytest.mark.parametrize("entry", cli.COMMANDS, ids=lambda e: e.name)
-def test_the_table_says_what_the_command_says(entry: cli.Entry) -> None:
+@pytest.mark.parametrize(("typed", "entry"), list(cli.leaves(cli.COMMANDS)))
+def test_the_table_says_what_the_command_says(typed: str, entry: cli.Entry) -> None:
     import importlib
 
     module, _, name = entry.target.partition(":")
