@@ -33,10 +33,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from localllm.bench.gate import GateRule, gate
+from localllm.bench.comparing.gate import GateRule, gate
+from localllm.bench.comparing.rerun import InTime, Settled, by_rounds, interleave
+from localllm.bench.comparing.side import Round
 from localllm.bench.record import BenchRow, BenchRun, Evidence
-from localllm.bench.rerun import InTime, Settled, by_rounds, interleave
-from localllm.bench.side import Round
 from localllm.bench.statistics import deviation, mean
 
 HERE = Path(__file__).resolve().parent
@@ -50,7 +50,7 @@ PAUSE_BLOCKS = 3  # tape that runs by between rounds: about rerun.PAUSE_S
 
 def record(model: Path, minutes: float, threads: int, pause_s: float) -> dict[str, Any]:
     """Blocks of five samples of each test, with when they ended and what else ran."""
-    from localllm.bench.evidence import observe
+    from localllm.bench.conditions.evidence import observe
     from localllm.engine.context import Context
     from localllm.engine.measure import BenchRunner
     from localllm.engine.model import Model

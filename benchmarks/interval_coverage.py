@@ -50,7 +50,7 @@ def _ours(values: Any, truth: float) -> tuple[bool, float]:
 
 
 def _student(values: Any, truth: float) -> tuple[bool, float]:
-    from localllm.bench.judge import student_t
+    from localllm.bench.comparing.judge import student_t
 
     half = student_t(len(values) - 1, 0.95) * values.std(ddof=1) / math.sqrt(len(values))
     return bool(abs(values.mean() - truth) <= half), 2 * half

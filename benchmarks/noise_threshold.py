@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from localllm.bench.evidence import DEVIATION, OTHER_CORES, OTHER_CORES_WHEN_FULL
+from localllm.bench.conditions.evidence import DEVIATION, OTHER_CORES, OTHER_CORES_WHEN_FULL
 from localllm.engine.measure import BenchRunner
 from localllm.hardware import CpuSampler
 from localllm.placement import PlanOptions, open_model

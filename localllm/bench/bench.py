@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from localllm.bench.case import BenchTest, Case
-from localllm.bench.extras import Extra, Row, What
-from localllm.bench.failures import error_of
-from localllm.bench.measure import DevicePeak
+from localllm.bench.measuring.extras import Extra, Row, What
+from localllm.bench.measuring.failures import error_of
+from localllm.bench.measuring.measure import DevicePeak
+from localllm.bench.measuring.workers import RowFailed
 from localllm.bench.outcome import subject_of
 from localllm.bench.record import BatchedRow, BenchRun, LatencyRow, ServingRow
 from localllm.bench.sweep import Sweep, SweepOptions, failures, plan_options
-from localllm.bench.workers import RowFailed
 from localllm.errors import GpuRequired, LocalLLMError, UsageProblem
 from localllm.registry import Model, Registry
 from localllm.ui import Progress
@@ -66,7 +66,7 @@ def sweep_of(
 ) -> Sweep:
     """The sweep, looked up where it is to be resumed, and not begun: hardware, build and memory
     bandwidth (0.6 s, only where tokens are generated) are looked at here, while it is quiet."""
-    from localllm.bench.machine import machine_record, versions
+    from localllm.bench.conditions.machine import machine_record, versions
     from localllm.engine.build import build_info
     from localllm.formats.gguf import read_model
     from localllm.placement import this_machine, unused_advice
@@ -125,7 +125,7 @@ def _extras(sweep: Sweep, progress: Progress, extras: Extras, warn: Tell) -> Non
     case = sweep.cases[0]
     name, path = sweep.run.model, sweep.subject.model.path
     if extras.n_loads and sweep.run.load is None:
-        from localllm.bench.loading import load_times
+        from localllm.bench.measuring.loading import load_times
 
         with progress.steps(f"load {name}", 2 * extras.n_loads + 1) as advance:
             try:
@@ -189,7 +189,7 @@ def _size(cases: Sequence[Case]) -> BenchTest:
 def peaks_of(cases: Sequence[Case]) -> tuple[DevicePeak, ...]:
     """What the devices' memory reads at most; measured for the CPU. Nothing where no row is of
     token generation alone, the only kind that it is compared with."""
-    from localllm.bench.bandwidth import measure_peaks
+    from localllm.bench.conditions.bandwidth import measure_peaks
 
     if not any(case.test.n_gen and not case.test.n_prompt for case in cases):
         return ()

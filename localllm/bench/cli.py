@@ -19,16 +19,16 @@ from localllm.bench import options as given
 from localllm.bench.auto_cli import forget_models, tune_models
 from localllm.bench.bench import Extras, finish, problem_of, sweep_of
 from localllm.bench.case import Case
-from localllm.bench.chart import chart_view
+from localllm.bench.files.writing import left_out, write_rows
 from localllm.bench.grid import Axes, cases
-from localllm.bench.measure import Method
+from localllm.bench.measuring.measure import Method
 from localllm.bench.record import BenchRun
-from localllm.bench.report import write_report
+from localllm.bench.showing.chart import chart_view
+from localllm.bench.showing.report import write_report
+from localllm.bench.showing.stored import stored_runs
+from localllm.bench.showing.table import table
 from localllm.bench.stable import StableRule
-from localllm.bench.stored import stored_runs
 from localllm.bench.sweep import SweepOptions, failures
-from localllm.bench.table import table
-from localllm.bench.writing import left_out, write_rows
 from localllm.errors import DamagedFile, Interrupted, LocalLLMError, UsageProblem
 from localllm.library import ModelNames, find_gguf
 from localllm.placement import arguments as place

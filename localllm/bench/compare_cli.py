@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from localllm.bench.baseline import resolve_runs
-from localllm.bench.compare import Compared, Difference, compare
-from localllm.bench.matching import ACROSS
-from localllm.bench.summary import COMPARE_COLUMNS, compare_cells, compare_markdown
+from localllm.bench.comparing.baseline import resolve_runs
+from localllm.bench.comparing.compare import Compared, Difference, compare
+from localllm.bench.comparing.matching import ACROSS
+from localllm.bench.comparing.summary import COMPARE_COLUMNS, compare_cells, compare_markdown
 from localllm.registry import Registry
 from localllm.ui import Heading, Note, Sink, Table, Text, View
 from localllm.ui.view import AnyCell, Part, Tone, Toned

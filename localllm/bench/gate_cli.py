@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from localllm import config
-from localllm.bench.gate import GateReport, GateRow, GateRule
-from localllm.bench.gating import GateOptions, gate_models
-from localllm.bench.junit import junit_xml
-from localllm.bench.matching import ACROSS
-from localllm.bench.outfile import replace_file
-from localllm.bench.quantities import seconds_of, share_of
-from localllm.bench.summary import gate_cells, gate_markdown, row_name
+from localllm.bench.comparing.gate import GateReport, GateRow, GateRule
+from localllm.bench.comparing.gating import GateOptions, gate_models
+from localllm.bench.comparing.junit import junit_xml
+from localllm.bench.comparing.matching import ACROSS
+from localllm.bench.comparing.quantities import seconds_of, share_of
+from localllm.bench.comparing.summary import gate_cells, gate_markdown, row_name
+from localllm.bench.files.outfile import replace_file
 from localllm.errors import FileGone, GateFailed, Interrupted, LocalLLMError, UsageProblem
 from localllm.library.arguments import complete_model
 from localllm.registry import Registry

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm.bench.baseline import resolve_runs
-from localllm.bench.chart import chart_view
-from localllm.bench.conditions import signed_percent
-from localllm.bench.history import History, RunLine, Trend, history
-from localllm.bench.outfile import replace_file
+from localllm.bench.comparing.baseline import resolve_runs
+from localllm.bench.files.outfile import replace_file
+from localllm.bench.files.writing import FORMATS, left_out, write_rows
 from localllm.bench.record import BenchRun
-from localllm.bench.report import write_report
-from localllm.bench.shown import run_view
-from localllm.bench.stored import Skipped, find_runs, stored_runs
-from localllm.bench.trends import trends
-from localllm.bench.writing import FORMATS, left_out, write_rows
+from localllm.bench.showing.chart import chart_view
+from localllm.bench.showing.conditions import signed_percent
+from localllm.bench.showing.history import History, RunLine, Trend, history
+from localllm.bench.showing.report import write_report
+from localllm.bench.showing.shown import run_view
+from localllm.bench.showing.stored import Skipped, find_runs, stored_runs
+from localllm.bench.showing.trends import trends
 from localllm.errors import UsageProblem
 from localllm.library.arguments import complete_model
 from localllm.registry import Registry

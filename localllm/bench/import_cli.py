@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from localllm.bench.importing import Imported, import_runs, known_model
+from localllm.bench.files.importing import Imported, import_runs, known_model
 from localllm.library.arguments import complete_model
 from localllm.registry import Registry
 from localllm.ui import Note, Sink, Table, View

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from localllm import __version__
 from localllm.bench.case import Case
-from localllm.bench.measure import Measured, rates
+from localllm.bench.measuring.measure import Measured, rates
 from localllm.bench.record import BenchRow, Failure
 from localllm.bench.statistics import ci95, deviation, mean
 from localllm.engine.options import FLASH_ATTENTION

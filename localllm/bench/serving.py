@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm.bench.failures import failure_of
-from localllm.bench.latency import percentiles
+from localllm.bench.measuring.failures import failure_of
+from localllm.bench.measuring.latency import percentiles
 from localllm.bench.record import BatchedRow, Failure, ServingRow
 from localllm.errors import LocalLLMError, UsageProblem
 

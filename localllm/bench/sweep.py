@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from localllm.bench.case import BenchTest, Case, Setup
-from localllm.bench.failures import failure_of
-from localllm.bench.measure import DevicePeak, Method, Order
+from localllm.bench.measuring.failures import failure_of
+from localllm.bench.measuring.measure import DevicePeak, Method, Order
+from localllm.bench.measuring.pace import WHOLE, Pace
+from localllm.bench.measuring.workers import ChildWorker, HereWorker, RowFailed, Worker
 from localllm.bench.outcome import Subject, failed_row, measured_row
-from localllm.bench.pace import WHOLE, Pace
 from localllm.bench.record import SCHEMA, BenchRow, BenchRun, Failure, Machine
 from localllm.bench.restore import run_from
-from localllm.bench.workers import ChildWorker, HereWorker, RowFailed, Worker
 from localllm.errors import (
     DiskFull,
     EngineError,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.bandwidth import (
+from localllm.bench.case import BenchTest
+from localllm.bench.conditions.bandwidth import (
     Bandwidth,
     Peak,
     bandwidth,
@@ -15,7 +16,6 @@ from localllm.bench.bandwidth import (
     measure_peaks,
     token_reads,
 )
-from localllm.bench.case import BenchTest
 from localllm.engine.context import Context
 from localllm.engine.model import Model
 from localllm.engine.options import ContextOptions

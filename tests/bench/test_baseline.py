@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.baseline import resolve_runs
+from localllm.bench.comparing.baseline import resolve_runs
 from localllm.bench.record import BenchRun
 from localllm.errors import AmbiguousModel, DamagedFile, FileGone, NotFound, UsageProblem
 from localllm.registry import Model, Registry

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.batched import batched
+from localllm.bench.measuring.batched import batched
 from localllm.engine.context import Context
 from localllm.errors import DamagedFile, FileGone, UsageProblem
 from localllm.placement import PlanOptions

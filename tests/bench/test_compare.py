@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.baseline import Found
 from localllm.bench.case import BenchTest
-from localllm.bench.compare import Compared, compare
+from localllm.bench.comparing.baseline import Found
+from localllm.bench.comparing.compare import Compared, compare
 from localllm.bench.record import BenchRun, DeviceMemory, Evidence
 from localllm.errors import UsageProblem
 from tests.bench.runs import MACHINE, a_row, a_run, failed

@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from localllm.bench.case import BenchTest
-from localllm.bench.gate import GateReport, GateRule, gate
-from localllm.bench.judge import Loss
-from localllm.bench.junit import junit_xml
+from localllm.bench.comparing.gate import GateReport, GateRule, gate
+from localllm.bench.comparing.judge import Loss
+from localllm.bench.comparing.junit import junit_xml
+from localllm.bench.comparing.rerun import InTime, Settled
+from localllm.bench.comparing.summary import gate_markdown
 from localllm.bench.record import BenchRow, DeviceMemory, Evidence
-from localllm.bench.rerun import InTime, Settled
-from localllm.bench.summary import gate_markdown
 from localllm.errors import EngineError, UsageProblem
 from tests.bench.runs import a_row, a_run, failed
 

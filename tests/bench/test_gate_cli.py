@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 import pytest
 
 from localllm.bench.case import BenchTest, Case, Setup
-from localllm.bench.quantities import seconds_of, share_of
+from localllm.bench.comparing.quantities import seconds_of, share_of
+from localllm.bench.comparing.side import Side, case_of
 from localllm.bench.restore import run_from
-from localllm.bench.side import Side, case_of
 from localllm.errors import DamagedFile, EngineError, FileGone, UsageProblem
 from localllm.registry import Model, Registry
 from tests.bench.runs import a_row, failed

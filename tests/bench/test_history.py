@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.history import trends_of
 from localllm.bench.record import BenchRun
+from localllm.bench.showing.history import trends_of
 from localllm.registry import Model, Registry
 from tests.bench.runs import a_full_run, a_row, a_run, failed
 from tests.conftest import arrival
@@ -125,8 +125,8 @@ def test_what_was_exported_comes_back(cli, registry: Registry, tiny: Model, tmp_
     (known,) = cli("bench", "import", document, "--json").data
     assert (known["id"], known["is_new"]) == (1, False)
     elsewhere = Registry(tmp_path / "elsewhere")
-    from localllm.bench.importing import import_runs
-    from localllm.bench.stored import stored_runs
+    from localllm.bench.files.importing import import_runs
+    from localllm.bench.showing.stored import stored_runs
 
     import_runs([document], elsewhere)
     (run,) = stored_runs(elsewhere).runs
@@ -186,7 +186,7 @@ def test_a_cut_file_is_said(cli, tmp_path: Path) -> None:
 
 
 def test_rows_that_failed_are_imported_too(cli, registry: Registry, tmp_path: Path) -> None:
-    from localllm.bench.writing import write_rows
+    from localllm.bench.files.writing import write_rows
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text(write_rows([a_row(), failed(a_row())], "jsonl"))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from localllm.bench.judge import Loss, judged, paired_loss, rounds_loss, samples_loss
-from localllm.bench.rerun import Settled, by_rounds, interleave
-from localllm.bench.side import Round
+from localllm.bench.comparing.judge import Loss, judged, paired_loss, rounds_loss, samples_loss
+from localllm.bench.comparing.rerun import Settled, by_rounds, interleave
+from localllm.bench.comparing.side import Round
 
 
 def noisy(seed: int, spread: float, factor: float = 1.0) -> Callable[[], int]:

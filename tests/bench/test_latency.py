@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.latency import latency, percentiles
+from localllm.bench.measuring.latency import latency, percentiles
 from localllm.engine.stream import TokenStream
 from localllm.errors import UsageProblem
 from localllm.generation import Accounting

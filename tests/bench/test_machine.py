@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.machine import machine_record, this_machine_record, versions
+from localllm.bench.conditions.machine import machine_record, this_machine_record, versions
 from localllm.hardware import Cpu, Gpu, Hardware, Memory, NvmlStatus
 
 GIB = 1 << 30

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.memory import device_memory
+from localllm.bench.conditions.memory import device_memory
 from localllm.bench.record import DeviceMemory
 from localllm.engine import build, native
 from localllm.engine.context import Context

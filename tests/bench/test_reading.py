@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.bench.case import BenchTest
-from localllm.bench.grouping import identity
+from localllm.bench.files.grouping import identity
+from localllm.bench.files.reading import read_runs
+from localllm.bench.files.writing import write_rows
 from localllm.bench.history_cli import document
-from localllm.bench.reading import read_runs
-from localllm.bench.writing import write_rows
 from localllm.errors import DamagedFile, FileGone, LocalLLMError, UsageProblem
 from localllm.ui.sink import to_json
 from tests.bench.runs import a_full_run, a_row, a_run, failed

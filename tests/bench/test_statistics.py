@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from localllm.bench.judge import student_t, trimmed_mean
+from localllm.bench.comparing.judge import student_t, trimmed_mean
 from localllm.bench.stable import StableRule, next_step
 from localllm.bench.statistics import ci95, deviation, mean, ratio_ci95
 from localllm.errors import UsageProblem

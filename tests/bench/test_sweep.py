@@ -18,12 +18,12 @@ import pytest
 
 from localllm.bench.bench import problem_of, sweep_of
 from localllm.bench.case import BenchTest, Case, Setup
-from localllm.bench.failures import death, failure_of
-from localllm.bench.measure import Measured, Method, Order
+from localllm.bench.measuring.failures import death, failure_of
+from localllm.bench.measuring.measure import Measured, Method, Order
+from localllm.bench.measuring.workers import ChildWorker, HereWorker, RowFailed
 from localllm.bench.record import BenchRun
 from localllm.bench.restore import run_from
 from localllm.bench.sweep import Sweep, SweepOptions, plan_options
-from localllm.bench.workers import ChildWorker, HereWorker, RowFailed
 from localllm.errors import DamagedFile, DoesNotFit, EngineError, UsageProblem
 from localllm.placement import settled_plan, this_machine
 from localllm.registry import Model, Registry
@@ -319,7 +319,7 @@ def test_ctrl_c_keeps_the_rows_and_ends_the_child(
 def test_a_crash_in_the_middle_is_a_row_of_the_program(
     running: subprocess.Popen[str], tiny_model: Model, registry: Registry
 ) -> None:
-    measuring = [c for c in children(running) if "localllm.bench.child" in c.cmdline()]
+    measuring = [c for c in children(running) if "localllm.bench.measuring.child" in c.cmdline()]
     measuring[0].send_signal(signal.SIGSEGV)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

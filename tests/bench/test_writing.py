@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from localllm.bench.case import BenchTest
-from localllm.bench.reading import read_runs
+from localllm.bench.files.reading import read_runs
+from localllm.bench.files.writing import FORMATS, left_out, write_rows
 from localllm.bench.record import BenchRow
-from localllm.bench.writing import FORMATS, left_out, write_rows
 from tests.bench.runs import a_row, failed
 
 THEIRS = Path(__file__).parent / "llama_bench"

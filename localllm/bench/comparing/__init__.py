@@ -1,0 +1,1 @@
+"""Two runs against each other, and the gate that CI stands on."""

@@ -1,0 +1,1 @@
+"""Rows in llama-bench's formats and ours, written and read."""

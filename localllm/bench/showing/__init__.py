@@ -1,0 +1,1 @@
+"""Tables, charts, pages and history of runs."""
