@@ -43,7 +43,7 @@ FTYPES: tuple[Ftype, ...] = (
     Ftype("Q4_0", 2, "q4_0"),
     Ftype("IQ4_NL", 25, "iq4_nl"),
     Ftype("IQ4_XS", 30, "iq4_xs"),
-    Ftype("MXFP4_MOE", 38, "mxfp4"),
+    Ftype("MXFP4_MOE", 38, "mxfp4", aliases=("MXFP4",)),
     Ftype("Q3_K_L", 13, "q3_K"),
     Ftype("Q3_K_M", 12, "q3_K", aliases=("Q3_K",)),
     Ftype("IQ3_M", 27, "iq3_s"),
@@ -76,10 +76,11 @@ TENSOR_TYPES: Mapping[str, int] = {
 
 
 def ftype(name: str) -> Ftype:
-    """The recipe called `name` ("Q4_K_M", "q4_k"). Raises UsageProblem with what is near."""
-    wanted = name.upper()
+    """The recipe called `name` ("Q4_K_M", "q4_k") or of that llama_ftype number, as
+    llama-quantize takes it ("15"). Raises UsageProblem with what is near."""
+    wanted = name.upper().replace("-", "_")
     for one in FTYPES:
-        if wanted == one.name or wanted in one.aliases:
+        if wanted == one.name or wanted in one.aliases or wanted == str(one.number):
             return one
     raise UsageProblem(f"{name!r} is no quantization{_near(wanted, [one.name for one in FTYPES])}")
 

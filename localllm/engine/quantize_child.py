@@ -1,18 +1,22 @@
 """The process that runs llama_model_quantize for `quantize`.
 
-One JSON line comes in on stdin, JSON lines go out on stdout: tensor, fallback,
-needs_imatrix, then done or failed. When stdin closes (the parent is gone) it ends at once.
+A request is a JSON line on stdin, its answer JSON lines on stdout: commit, tensor, fallback,
+unweighted, needs_imatrix, then done or failed. When stdin closes (the parent is gone) it ends
+at once.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
+import queue
 import re
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from localllm.engine import native
@@ -32,17 +36,27 @@ _FALLBACK = re.compile(
     r"(?P<block_length>\d+) \(required for type +(?P<wanted>\w+)\) .*"
     r"-> falling back to +(?P<used>\w+)$"
 )
+_UNWEIGHTED = re.compile(r"did not find weights for (?P<tensor>.+)$")
+_HALF = re.compile(r"^\[ *\d+/ *\d+\] .+, type = *\w+,$")  # the rest follows a remark
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it kills
-    request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     llama = native.lib()
+    native.on_line(_Report())
+    commit = native.ggml("ggml_commit", ctypes.c_char_p)()
+    while True:
+        request = json.loads(requests.get())
+        _send("commit", commit=(commit or b"unknown").decode())
+        _serve(llama, request)
+
+
+def _serve(llama: Any, request: dict[str, Any]) -> None:
     keep: list[Any] = []
     params = _params(llama, request, keep)
     output = request["output"] or os.devnull
-    native.on_line(_report)
     with native.capture() as log:
         failed = llama.llama_model_quantize(
             os.fsencode(request["source"]), os.fsencode(output), ctypes.byref(params)
@@ -54,8 +68,10 @@ def main() -> None:
         _send("done")
 
 
-def _die_with_parent() -> None:
-    sys.stdin.read()
+def _listen(requests: queue.SimpleQueue[str]) -> None:
+    """Requests as they come; when there is no more parent to send one, this process ends."""
+    for line in sys.stdin:
+        requests.put(line)
     os._exit(1)
 
 
@@ -64,16 +80,30 @@ def _send(event: str, **values: Any) -> None:
     sys.stdout.flush()
 
 
-def _report(line: LogLine) -> None:
-    if tensor := _TENSOR.search(line.text):
-        _send("tensor", tensor=_tensor(tensor))
-    elif fallback := _FALLBACK.search(line.text):
-        values: dict[str, Any] = fallback.groupdict()
-        for name in ("row_length", "block_length"):
-            values[name] = int(values[name])
-        _send("fallback", fallback=values)
-    elif "will require an imatrix" in line.text:
-        _send("needs_imatrix")
+class _Report:
+    """llama.cpp's log lines as events."""
+
+    def __init__(self) -> None:
+        self.half = ""
+
+    def __call__(self, line: LogLine) -> None:
+        text = line.text.strip()
+        if _HALF.match(text):
+            self.half = text
+            return
+        if self.half and text.startswith(("converting to", "size =")):
+            text, self.half = f"{self.half} {text}", ""
+        if tensor := _TENSOR.search(text):
+            _send("tensor", tensor=_tensor(tensor))
+        elif fallback := _FALLBACK.search(text):
+            values: dict[str, Any] = fallback.groupdict()
+            for name in ("row_length", "block_length"):
+                values[name] = int(values[name])
+            _send("fallback", fallback=values)
+        elif unweighted := _UNWEIGHTED.search(text):
+            _send("unweighted", tensor=unweighted["tensor"])
+        elif "will require an imatrix" in text:
+            _send("needs_imatrix")
 
 
 def _tensor(match: re.Match[str]) -> dict[str, Any]:
@@ -112,6 +142,17 @@ def _params(llama: Any, request: dict[str, Any], keep: list[Any]) -> Any:
     params.allow_requantize = request["allow_requantize"]
     params.keep_split = request["keep_split"]
     params.dry_run = request["output"] is None
+    params.max_buf_size = request["max_buffer_bytes"]
+    if request["prune_layers"]:
+        layers = (ctypes.c_int32 * (len(request["prune_layers"]) + 1))(
+            *sorted(set(request["prune_layers"])), -1
+        )
+        params.prune_layers = layers
+        keep.append(layers)
+    if request["importance"] is not None:
+        importance = _importance(llama, request["importance"], keep)
+        params.imatrix = importance
+        keep.append(importance)
     if request["output_type"]:
         params.output_tensor_type = tensor_type(request["output_type"])
     if request["token_embedding_type"]:
@@ -128,3 +169,18 @@ def _params(llama: Any, request: dict[str, Any], keep: list[Any]) -> Any:
         params.kv_overrides = overrides
         keep.append(overrides)
     return params
+
+
+def _importance(llama: Any, request: dict[str, Any], keep: list[Any]) -> Any:
+    """llama_model_imatrix_data[] whose vectors are the mapped file's."""
+    array = (llama.llama_model_imatrix_data * (len(request["vectors"]) + 1))()
+    if not request["vectors"]:
+        return array  # a plan: only whether there is one counts
+    with Path(request["path"]).open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    for slot, (name, offset, length) in zip(array, request["vectors"], strict=False):
+        vector = (ctypes.c_float * length).from_buffer(mapped, offset * 4)
+        slot.name, slot.size = name.encode(), length
+        slot.data = ctypes.cast(vector, ctypes.POINTER(ctypes.c_float))
+        keep.append(vector)
+    return array  # ended by a NULL name

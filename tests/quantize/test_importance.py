@@ -1,0 +1,113 @@
+"""Importance matrices on the way into quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from localllm.errors import UsageProblem
+from localllm.quantize.importance import load_importance, thinned
+from tests.conftest import Done
+from tests.quantize.made import importances, made_path, write_imatrix
+from tests.support.tiny_models import tiny_llama, tiny_qwen3moe
+
+Cli = Callable[..., Done]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_both_formats_give_the_same_vectors(tiny_gguf: Path, tmp_path: Path, legacy: bool) -> None:
+    import numpy as np
+
+    path = tmp_path / "i.dat"
+    vectors = write_imatrix(path, tiny_gguf, counts=96, legacy=legacy)
+    found = load_importance(path)
+    assert set(found.vectors) == set(vectors)
+    for name, vector in vectors.items():
+        summed = vector * np.float32(96)
+        np.testing.assert_array_equal(found.vectors[name], summed / np.float32(96))
+    assert found.n_chunks == 4
+    metadata = found.metadata()
+    assert metadata["quantize.imatrix.dataset"] == "text.txt"  # no path of this machine
+    assert metadata["quantize.imatrix.entries_count"] == len(vectors)
+
+
+def test_an_expert_without_tokens_counts_evenly(tmp_path: Path, cli: Cli) -> None:
+    from gguf import GGUFReader
+
+    model = tiny_qwen3moe(tmp_path / "moe.gguf", n_layer=1)
+    path = tmp_path / "i.gguf"
+    write_imatrix(path, model)
+    reader = GGUFReader(path, "r+")
+    counts = next(t for t in reader.tensors if t.name == "blk.0.ffn_up_exps.weight.counts")
+    counts.data.reshape(-1)[2] = 0
+    reader.data.flush()
+    found = load_importance(path)
+    assert found.quiet == {"blk.0.ffn_up_exps.weight": 1}
+    rows = found.vectors["blk.0.ffn_up_exps.weight"].reshape(4, -1)
+    assert (rows[2] == 1).all()
+    assert not (rows[1] == 1).any()
+    done = cli("quantize", model, "Q4_0", "--imatrix", path, "--json")
+    assert any("1 experts were never activated" in text for text in done.json["warnings"])
+
+
+def test_it_changes_types_and_stands_in_lineage(cli: Cli, tiny_gguf: Path, tmp_path: Path) -> None:
+    import hashlib
+
+    path = tmp_path / "i.gguf"
+    write_imatrix(path, tiny_gguf)
+    done = cli("quantize", tiny_gguf, "IQ2_S", "--imatrix", path, "--json")
+    assert made_path(done).exists()
+    lineage = done.data["model"]["lineage"]
+    assert lineage["inputs"] == {"imatrix": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert "--imatrix i.gguf" in lineage["command"]
+    other = cli("quantize", tiny_gguf, "IQ2_S", "--imatrix", path, "--json")
+    assert other.data["reused"]
+
+
+def test_of_another_model_it_is_refused(cli: Cli, tiny_gguf: Path, tmp_path: Path) -> None:
+    for number, options in enumerate(({"n_layer": 3}, {"n_ff": 768})):
+        other = tiny_llama(tmp_path / f"other{number}.gguf", **options)
+        path = tmp_path / f"i{number}.gguf"
+        write_imatrix(path, other)
+        done = cli("quantize", tiny_gguf, "Q4_0", "--imatrix", path)
+        assert done.exit_code == 2
+        assert "is of another model" in done.err
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"\x01\0\0\0\xff\xff\xff\x7f", b"x" * 100])
+def test_what_is_none(cli: Cli, tiny_gguf: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "i.gguf"
+    path.write_bytes(content)
+    assert cli("quantize", tiny_gguf, "Q4_0", "--imatrix", path).exit_code == 7
+    assert cli("quantize", tiny_gguf, "Q4_0", "--imatrix", tiny_gguf).exit_code == 7
+    assert cli("quantize", tiny_gguf, "Q4_0", "--imatrix", tmp_path / "none").exit_code == 3
+
+
+def test_parts_of_it(cli: Cli, tiny_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "i.gguf"
+    write_imatrix(path, tiny_gguf)
+    whole = load_importance(path)
+    names = set(importances(tiny_gguf))
+    assert set(thinned(whole, ["attn_v"]).vectors) == {n for n in names if "attn_v" in n}
+    assert set(thinned(whole, [], ["ffn", "attn_q"]).vectors) == {
+        n for n in names if "ffn" not in n and "attn_q" not in n
+    }
+    with pytest.raises(UsageProblem):
+        thinned(whole, ["nothing"])
+    done = cli(
+        "quantize", tiny_gguf, "Q4_0", "--imatrix", path, "--exclude-weights", "ffn_up", "--json"
+    )
+    assert "says nothing of 2 tensors" in done.json["warnings"][0]
+    assert done.data["unweighted"] == ["blk.0.ffn_up.weight", "blk.1.ffn_up.weight"]
+    both = ["--include-weights", "a", "--exclude-weights", "b"]
+    assert cli("quantize", tiny_gguf, "Q4_0", "--imatrix", path, *both).exit_code == 2
+    assert cli("quantize", tiny_gguf, "Q4_0", "--include-weights", "a").exit_code == 2
+
+
+def test_a_type_that_needs_one_says_so(cli: Cli, tiny_gguf: Path) -> None:
+    done = cli("quantize", tiny_gguf, "IQ2_XXS", "--dry-run")
+    assert done.exit_code == 2
+    assert "needs an importance matrix" in done.err
+    assert "--imatrix" in done.err
