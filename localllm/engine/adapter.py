@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from localllm.engine.handle import NativeObject
 from localllm.engine.load import refusal
 from localllm.engine.model import Model, read_optional
 from localllm.errors import EngineError, FileGone
+
+_numbers = itertools.count()
 
 
 class LoraAdapter(NativeObject):
@@ -53,6 +56,7 @@ class LoraAdapter(NativeObject):
         model.depend(self)
         self.model = model
         self.path = path
+        self.number = next(_numbers)  # no other has it, as another may have its address later
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
 
     def metadata(self) -> Mapping[str, str]:
@@ -97,7 +101,13 @@ def attach(context: Context, adapters: Sequence[Attached | LoraAdapter]) -> None
 
     The context's memory is cleared: it was computed with other weights.
     """
-    wanted = tuple(one if isinstance(one, Attached) else Attached(one) for one in adapters)
+    switch(context, [one if isinstance(one, Attached) else Attached(one) for one in adapters])
+    context.clear()
+
+
+def switch(context: Context, wanted: Sequence[Attached]) -> None:
+    """`attach` for who keeps apart which sequences were computed with which adapters: the
+    memory stays."""
     for one in wanted:
         if one.adapter.model is not context.model:
             raise EngineError(f"{one.adapter.path.name} was loaded for another model")
@@ -113,8 +123,7 @@ def attach(context: Context, adapters: Sequence[Attached | LoraAdapter]) -> None
         raise native.failure("llama.cpp could not attach the adapters", log)
     for one in wanted:
         one.adapter.remember(context)
-    _attached[context] = wanted
-    context.clear()
+    _attached[context] = tuple(wanted)
 
 
 def _pointer(handle: int) -> Any:

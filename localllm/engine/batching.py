@@ -1,7 +1,9 @@
-"""A llama_batch that is filled token by token, for any sequences."""
+"""A llama_batch in numpy arrays: filled a run of tokens at a time, for any sequences."""
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,41 +11,79 @@ from localllm.engine import native
 
 
 class TokenBatch:
-    """Room for `capacity` tokens, each of one sequence. Free it with `close` or `with`."""
+    """Room for `capacity` tokens, each of one sequence.
+
+    The arrays are ours, not llama_batch_init's: that one allocates a list of sequences for each
+    token, and filling those one by one costs more than the rest of a step's Python. Here all
+    tokens of a sequence point to the same number.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self._llama = native.lib()
-        self.native: Any = self._llama.llama_batch_init(capacity, 0, 1)
+        import numpy as np
+
+        llama = native.lib()
         self.capacity = capacity
-        self._open = True
+        self._ids = np.arange(llama.llama_max_parallel_sequences(), dtype=np.int32)
+        self._first_id: int = self._ids.ctypes.data  # address of sequence 0's number
+        self._places = np.arange(capacity, dtype=np.int32)
+        self._tokens = np.zeros(capacity, dtype=np.int32)
+        self._positions = np.zeros(capacity, dtype=np.int32)
+        self._n_ids = np.ones(capacity, dtype=np.int32)
+        self._id_pointers = np.zeros(capacity, dtype=np.uintp)
+        self._outputs = np.zeros(capacity, dtype=np.int8)
+        self._n = 0
+        self.native: Any = llama.llama_batch()
+        for name, array in (
+            ("token", self._tokens),
+            ("pos", self._positions),
+            ("n_seq_id", self._n_ids),
+            ("seq_id", self._id_pointers),
+            ("logits", self._outputs),
+        ):
+            kind = type(getattr(self.native, name))
+            setattr(self.native, name, ctypes.cast(ctypes.c_void_p(array.ctypes.data), kind))
 
     def __len__(self) -> int:
-        return int(self.native.n_tokens)
+        return self._n
 
     @property
     def room(self) -> int:
-        return self.capacity - len(self)
+        return self.capacity - self._n
 
     def clear(self) -> None:
-        self.native.n_tokens = 0
+        self._n = self.native.n_tokens = 0
 
     def add(self, token: int, position: int, sequence: int, *, output: bool) -> int:
         """Append a token; its index, by which its logits are found after decoding."""
-        batch = self.native
-        i = int(batch.n_tokens)
+        i = self._n
         assert i < self.capacity, "the batch is full"  # past it lies foreign memory
-        batch.token[i] = token
-        batch.pos[i] = position
-        batch.n_seq_id[i] = 1
-        batch.seq_id[i][0] = sequence
-        batch.logits[i] = output
-        batch.n_tokens = i + 1
+        self._tokens[i] = token
+        self._positions[i] = position
+        self._id_pointers[i] = self._first_id + 4 * sequence
+        self._outputs[i] = output
+        self._n = self.native.n_tokens = i + 1
         return i
 
+    def extend(self, tokens: Sequence[int], position: int, sequence: int, *, output: bool) -> int:
+        """Append a run of one sequence's tokens from `position` on; the index of the last.
+
+        `output` asks for the logits of the last one. `tokens` best supports the buffer protocol.
+        """
+        i, n = self._n, len(tokens)
+        end = i + n
+        assert n > 0 and end <= self.capacity, "the batch is full"
+        self._tokens[i:end] = tokens
+        self._positions[i:end] = self._places[:n]
+        self._positions[i:end] += position
+        self._id_pointers[i:end] = self._first_id + 4 * sequence
+        self._outputs[i:end] = 0
+        self._outputs[end - 1] = output
+        self._n = self.native.n_tokens = end
+        return end - 1
+
     def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._llama.llama_batch_free(self.native)
+        """The arrays are freed with the object."""
+        self.native.n_tokens = 0
 
     def __enter__(self) -> Self:
         return self

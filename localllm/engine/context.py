@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import threading
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ from localllm.engine.calls import AbortFlag, GaveUp, interruptible
 from localllm.engine.handle import NativeObject
 from localllm.engine.hooks import native_hook
 from localllm.engine.interrupts import attended
+from localllm.engine.memory import buffers_of
 from localllm.engine.model import Model
 from localllm.engine.options import FLASH_ATTENTION, KV_TYPES, POOLING, ContextOptions
+from localllm.engine.sequences import MemoryKind, Sequences
 from localllm.engine.threads import default_threads
 from localllm.errors import EngineError, Interrupted, UsageProblem
 
@@ -44,14 +46,13 @@ class Context(NativeObject):
         self._llama = native.lib()
         self._abort = AbortFlag()
         self._hook_errors: list[BaseException] = []
-        # Between computing and freeing.
-        self.lock = threading.RLock()
         self._closing = False
         keep: list[Any] = [model]
         hook = native_hook(options.eval_hook, self._hook_errors)
-        super().__init__(
-            _create(model, options, self._abort, hook, keep), self._llama.llama_free, keep
-        )
+        with native.capture() as log:
+            made = _create(model, options, self._abort, hook, keep)
+        super().__init__(made, self._llama.llama_free, keep)
+        self.buffers = buffers_of(log.lines)  # of cache, states, results and computing
         model.depend(self)
         self.model = model
         self.options = options
@@ -64,12 +65,23 @@ class Context(NativeObject):
         self.n_threads: int = llama.llama_n_threads(handle)
         self.n_threads_batch: int = llama.llama_n_threads_batch(handle)
         self._n_vocab = model.tokenizer.n_vocab
-        self._memory: int | None = llama.llama_get_memory(handle)  # None: embedders
+        self._row = ctypes.c_float * self._n_vocab
+        self.sequences = Sequences(
+            handle, self._memory_kind(), model.info.n_swa, options.kv_unified, self.n_seq_max
+        )
+        self.lock = self.sequences.lock  # between computing and freeing
+
+    def _memory_kind(self) -> MemoryKind:
+        info = self.model.info
+        if info.is_recurrent or info.is_hybrid:
+            return "state"
+        return "window" if info.n_swa and not self.options.swa_full else "attention"
 
     def require_generation(self) -> None:
         """Raise EngineError for what cannot continue a text: embedders, diffusion, T5."""
         info = self.model.info
-        if self._memory is None or info.has_encoder or not info.has_decoder:
+        usable = self.handle and self.sequences.exists
+        if not usable or info.has_encoder or not info.has_decoder:
             raise EngineError(
                 f"{self.model.path.name} ({info.architecture}) does not generate text"
             )
@@ -137,13 +149,14 @@ class Context(NativeObject):
         pointer = self._llama.llama_get_logits_ith(self.handle, index)
         if not pointer:
             raise EngineError("the last batch computed no logits at this place")
-        return np.ctypeslib.as_array(pointer, (self._n_vocab,))
+        # as_array(pointer, shape) would make its array type anew each time
+        row: Any = self._row.from_address(ctypes.addressof(pointer.contents))
+        return np.frombuffer(row, dtype=np.float32)
 
-    def check_logits(self) -> None:
-        """Raise EngineError if the last output is NaN: samplers would choose at random."""
-        import numpy as np
-
-        if np.isnan(self.logits_view()).any():
+    def check_logits(self, index: int = -1) -> None:
+        """Raise EngineError if this output is NaN: samplers would choose at random."""
+        top = float(self.logits_view(index).max())  # NaN if any is
+        if math.isnan(top):
             raise EngineError(
                 f"{self.model.path.name} computes NaN: the file is damaged, or its numbers "
                 "overflow this KV cache type",
@@ -152,51 +165,17 @@ class Context(NativeObject):
 
     # --- memory --------------------------------------------------------------------------
 
-    @property
-    def _cells(self) -> int:
-        """The native memory, which ends with the context; 0 for models without one."""
-        return (self._memory or 0) if self.handle else 0
-
     def length(self, sequence: int = 0) -> int:
         """Tokens of `sequence` in memory: its last position plus one."""
-        with self.lock:
-            cells = self._cells
-            return int(self._llama.llama_memory_seq_pos_max(cells, sequence)) + 1 if cells else 0
+        return self.sequences.length(sequence)
 
     def clear(self) -> None:
-        """Forget every sequence. The buffers keep their bytes: nothing reads them."""
-        with self.lock:
-            if cells := self._cells:
-                self._llama.llama_memory_clear(cells, False)
+        """Forget every sequence."""
+        self.sequences.clear()
 
     def truncate(self, n_keep: int, sequence: int = 0) -> int:
-        """Keep the first `n_keep` tokens of `sequence`; the number really kept is returned.
-
-        Recurrent models cannot go back, and a sliding window may have left behind what the
-        next token would have to see: both then keep nothing.
-        """
-        with self.lock:
-            length = self.length(sequence)
-            if n_keep >= length:
-                return length
-            if n_keep > 0 and not self._window_reaches(n_keep, sequence):
-                n_keep = 0
-            remove = self._llama.llama_memory_seq_rm
-            if not remove(self._cells, sequence, n_keep, -1):
-                n_keep = 0
-                remove(self._cells, sequence, -1, -1)
-            return n_keep
-
-    def _window_reaches(self, n_keep: int, sequence: int) -> bool:
-        """Whether the window of the token at position `n_keep` is still in memory.
-
-        The rule of llama.cpp's server: the oldest position held must lie before the window.
-        """
-        n_swa = 0 if self.options.swa_full else self.model.info.n_swa
-        if n_swa == 0:
-            return True
-        oldest = int(self._llama.llama_memory_seq_pos_min(self._cells, sequence))
-        return oldest == 0 or oldest < n_keep - n_swa
+        """Keep the first `n_keep` tokens of `sequence`; the number really kept is returned."""
+        return self.sequences.truncate(n_keep, sequence)
 
     # --- ending --------------------------------------------------------------------------
 
@@ -207,6 +186,7 @@ class Context(NativeObject):
         self._closing = True
         self._abort.raise_()
         with self.lock:
+            self.sequences.end()
             super().close()
 
     def _failure(self, code: int) -> EngineError | Interrupted:
@@ -227,7 +207,7 @@ def _check(model: Model, options: ContextOptions) -> None:
     for name in (options.type_k, options.type_v):
         if name.lower() not in KV_TYPES:
             raise UsageProblem(f"{name!r} is no KV cache type (one of {', '.join(KV_TYPES)})")
-    for name in ("n_ctx", "n_threads", "n_threads_batch"):
+    for name in ("n_ctx", "n_threads", "n_threads_batch", "n_outputs_max"):
         if getattr(options, name) < 0:
             raise UsageProblem(f"{name} is negative")
     for name in ("n_batch", "n_ubatch", "n_seq_max"):
@@ -281,6 +261,8 @@ def _params(llama: Any, options: ContextOptions, abort: AbortFlag, keep: list[An
     params.n_batch = options.n_batch
     params.n_ubatch = options.n_ubatch
     params.n_seq_max = options.n_seq_max
+    if options.n_outputs_max and not options.embeddings:
+        params.n_outputs_max = max(options.n_outputs_max, options.n_seq_max)
     params.n_threads = threads
     params.n_threads_batch = options.n_threads_batch or threads
     params.flash_attn_type = FLASH_ATTENTION[options.flash_attn]

@@ -23,6 +23,7 @@ from localllm.generation import Sampling
 
 # llama.cpp reads this one as "draw a seed"
 _RANDOM_SEED = 0xFFFFFFFF
+MAX_SEED = _RANDOM_SEED - 1
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -38,7 +39,7 @@ def check_sampling(sampling: Sampling) -> None:
         ("repeat_last_n", sampling.repeat_last_n, -1, big),
         ("presence_penalty", sampling.presence_penalty, -big, big),
         ("frequency_penalty", sampling.frequency_penalty, -big, big),
-        ("seed", sampling.seed or 0, 0, _RANDOM_SEED - 1),
+        ("seed", sampling.seed or 0, 0, MAX_SEED),
         ("max_tokens", sampling.max_tokens or 0, 0, big),
     )
     for name, value, low, high in ranges:

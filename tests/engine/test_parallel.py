@@ -8,7 +8,7 @@ import pytest
 
 from localllm.engine.context import Context
 from localllm.engine.model import Model
-from localllm.engine.parallel import BatchDecoder, generate_many
+from localllm.engine.parallel import generate_many
 from localllm.engine.session import Session
 from localllm.errors import EngineError, UsageProblem
 from localllm.generation import Sampling
@@ -66,43 +66,6 @@ def test_one_at_a_time_draws_as_a_session_does(llama: Model, make_context: MakeC
         assert one.text == alone(llama, make_context, prompt, wild)
 
 
-def test_a_prompt_longer_than_a_batch_does_not_hold_up_the_others(
-    llama: Model, make_context: MakeContext
-) -> None:
-    context = make_context(llama, n_ctx=2048, n_seq_max=2, n_batch=32, n_ubatch=32)
-    decoder = BatchDecoder(context)
-    short = decoder.join([298, 104], replace(GREEDY, max_tokens=6))
-    decoder.step()
-    long_prompt = [298, *(32 + i % 90 for i in range(200))]
-    long = decoder.join(long_prompt, replace(GREEDY, max_tokens=4))
-    order = [step.request for step in decoder.run()]
-    assert order[:5] == [short] * 5  # while the long prompt goes in, 31 tokens a step
-    assert order[5:] == [long] * 4
-    decoder.close()
-
-
-def test_joining_and_leaving_between_steps(llama: Model, make_context: MakeContext) -> None:
-    context = make_context(llama, n_ctx=1024, n_seq_max=2)
-    decoder = BatchDecoder(context)
-    first = decoder.join([298, 104], replace(GREEDY, max_tokens=2))
-    second = decoder.join([298, 105], replace(GREEDY, max_tokens=50))
-    assert decoder.free == 0
-    with pytest.raises(EngineError, match="all 2 sequences are taken"):
-        decoder.join([298], GREEDY)
-    ended = [step for _ in range(2) for step in decoder.step() if step.accounting]
-    assert [step.request for step in ended] == [first]
-    third = decoder.join([298, 106], GREEDY)
-    decoder.cancel(second)
-    steps = list(decoder.run())
-    cancelled = [step for step in steps if step.request == second]
-    assert len(cancelled) == 1
-    assert cancelled[0].accounting is not None
-    assert cancelled[0].accounting.finish_reason == "cancelled"
-    tokens = [step.token for step in steps if step.request == third]
-    assert tokens == bare_greedy(llama, [298, 106], 20)[: len(tokens)]
-    decoder.close()
-
-
 def test_a_full_sequence_and_a_full_cache(llama: Model, make_context: MakeContext) -> None:
     long = [298, *(32 + i % 90 for i in range(200))]
     endless = replace(GREEDY, max_tokens=None)
@@ -111,11 +74,13 @@ def test_a_full_sequence_and_a_full_cache(llama: Model, make_context: MakeContex
         assert one.accounting.finish_reason == "context"
         assert one.accounting.completion_tokens == own.n_ctx_seq - len(long) + 1
     shared = make_context(llama, n_ctx=512, n_seq_max=2, kv_unified=True)
-    first, second = generate_many(shared, [long, long], [endless] * 2)
-    assert second.accounting.finish_reason == "context"
-    assert first.accounting.finish_reason == "context"
-    assert len(second.tokens) < len(first.tokens) == shared.n_ctx - len(long) + 1
-    assert first.tokens[: len(second.tokens)] == second.tokens
+    # Both want all of it: the second is put aside, and goes on when the first has ended.
+    for one in generate_many(shared, [long, long[:-1]], [endless] * 2):
+        prompt_tokens = one.accounting.prompt_tokens
+        assert one.accounting.finish_reason == "context"
+        assert one.accounting.completion_tokens == shared.n_ctx - prompt_tokens + 1
+        expected = bare_greedy(llama, long[:prompt_tokens], len(one.tokens))
+        assert list(one.tokens) == expected
 
 
 def test_nothing_asked(llama: Model, make_context: MakeContext) -> None:
@@ -137,4 +102,4 @@ def test_embedders_do_not_generate(bert: Model) -> None:
         Context(bert, replace(ONE_THREAD, n_ubatch=512, embeddings=True)) as context,
         pytest.raises(EngineError, match="does not generate"),
     ):
-        BatchDecoder(context)
+        generate_many(context, [[1]], [GREEDY])

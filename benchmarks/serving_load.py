@@ -1,0 +1,194 @@
+"""The engine's scheduler under load, against llama-server built from the same llama.cpp.
+
+    python benchmarks/serving_load.py MODEL.gguf [--llama-server PATH] [--parallel 1,4,16,64]
+    python benchmarks/serving_load.py MODEL.gguf --url http://127.0.0.1:8000/v1   (any server)
+
+Closed loop: so many clients, each asking again as soon as it is answered, prompts of words drawn
+by a seed, no two alike, answers of a fixed length (the end of generation is ignored). Both have
+the same slots, context, threads and cache type, GOMP_SPINCOUNT and sampling, and live side by
+side; rounds alternate, so that a noisy machine is noisy for both. llama-server is asked over HTTP
+by one thread that only looks for the first and the last chunk; ours is asked in its own process.
+
+Printed: tokens generated per second of all clients together, time to first text (p50, p95),
+time between pieces (p50, p95), processor time a token (which a busy machine changes least), peak
+resident memory, and the ratio of ours to the peer. Wanted:
+throughput at least 1.0, p95 time to first token at most 1.1, memory at most 1.1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from serving_clients import Asked, HttpPeer, InProcess, Measured, Peer
+
+COMMON = """
+the and to of in a is that for it was on with as his they at be this from have or by one had not
+but what all were when we there can an your which their said if do will each about how up out them
+then she many some so these would other into has more her two like him see time could no make than
+first been its who now people my made over did down only way find use may water long little very
+after words called just where most know get through back much before go good new write our used me
+man too any day same right look think also around another came come work three word must because
+does part even place well such here take why things help put years different away again off went
+old number great tell men say small every found still between
+"""
+WORDS = COMMON.split()
+
+
+def requests(n: int, n_prompt: int, n_gen: int, seed: int, shared: int) -> list[Asked]:
+    """`n` prompts of about `n_prompt` words (half to one and a half times as many), the first
+    `shared` of them the same for all."""
+    rng = random.Random(seed)
+    system = random.Random(0).choices(WORDS, k=shared)
+    made = []
+    for _ in range(n):
+        own = rng.choices(WORDS, k=rng.randint(max(1, n_prompt // 2), n_prompt * 3 // 2))
+        made.append(Asked(" ".join(system + own), rng.randint(n_gen // 2, n_gen * 3 // 2)))
+    return made
+
+
+def percentile(values: list[float], share: float) -> float:
+    """By linear interpolation, as numpy's default."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def summary(rounds: list[Measured]) -> dict[str, float]:
+    first = [s for one in rounds for s in one.first_s]
+    between = [s for one in rounds for s in one.between_s]
+    return {
+        "tokens_s": sum(r.n_tokens for r in rounds) / sum(r.total_s for r in rounds),
+        "cpu_ms_token": 1e3 * sum(r.cpu_s for r in rounds) / sum(r.n_tokens for r in rounds),
+        "prompt_tokens_s": sum(r.n_prompt_tokens for r in rounds) / sum(r.total_s for r in rounds),
+        "first_p50_s": percentile(first, 0.5),
+        "first_p95_s": percentile(first, 0.95),
+        "between_p50_s": percentile(between, 0.5) if between else 0.0,
+        "between_p95_s": percentile(between, 0.95) if between else 0.0,
+    }
+
+
+def run(peers: list[Peer], options: argparse.Namespace) -> dict[str, Any]:
+    rows = []
+    for peer in peers:
+        peer.ask(requests(4, 16, 8, seed=1, shared=0), 2)  # warm-up
+    for parallel in options.parallel:
+        found: dict[str, list[Measured]] = {peer.name: [] for peer in peers}
+        for i in range(options.rounds):
+            n = max(options.least, options.per_client * parallel)
+            asked = requests(n, options.prompt, options.generate, 1000 * parallel + i,
+                             options.shared)  # fmt: skip
+            for peer in peers if i % 2 == 0 else reversed(peers):
+                found[peer.name].append(peer.ask(asked, parallel))
+        row: dict[str, Any] = {"parallel": parallel, "n_requests": n * options.rounds}
+        for name, rounds in found.items():
+            row[name] = summary(rounds)
+            row[name]["rounds_tokens_s"] = [r.n_tokens / r.total_s for r in rounds]
+        if len(peers) == 2:
+            ours, theirs = peers[0].name, peers[1].name
+            row["throughput_ratio"] = statistics.median(
+                a / b for a, b in zip(row[ours]["rounds_tokens_s"], row[theirs]["rounds_tokens_s"],
+                                      strict=True)
+            )  # fmt: skip
+            if row[theirs]["cpu_ms_token"]:
+                row["cpu_ratio"] = row[ours]["cpu_ms_token"] / row[theirs]["cpu_ms_token"]
+            row["first_p95_ratio"] = row[ours]["first_p95_s"] / row[theirs]["first_p95_s"]
+            row["between_p95_ratio"] = row[ours]["between_p95_s"] / row[theirs]["between_p95_s"]
+        rows.append(row)
+        if not options.json:
+            show(row, [peer.name for peer in peers])
+    memory = {peer.name: peer.peak_bytes() for peer in peers}
+    return {"options": vars(options), "rows": rows, "peak_bytes": memory}
+
+
+def show(row: dict[str, Any], names: list[str]) -> None:
+    print(f"{row['parallel']} clients, {row['n_requests']} requests")
+    for name in names:
+        one = row[name]
+        print(
+            f"  {name:13} {one['tokens_s']:8.1f} tokens/s   first {one['first_p50_s']:6.3f} "
+            f"p95 {one['first_p95_s']:6.3f} s   between {one['between_p50_s'] * 1e3:6.1f} "
+            f"p95 {one['between_p95_s'] * 1e3:6.1f} ms   "
+            f"cpu {one['cpu_ms_token']:.1f} ms/token"
+        )
+    if "throughput_ratio" in row:
+        print(
+            f"  ratio         {row['throughput_ratio']:8.3f}            first p95 "
+            f"{row['first_p95_ratio']:.3f}   between p95 {row['between_p95_ratio']:.3f}   "
+            f"cpu {row.get('cpu_ratio', 0):.3f}",
+            flush=True,
+        )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--url", help="measure this OpenAI-compatible server and nothing else")
+    parser.add_argument("--llama-server", default=shutil.which("llama-server"))
+    parser.add_argument("--server-arg", action="append", default=[], help="for llama-server")
+    parser.add_argument("--parallel", default="1,4,16,64", help="numbers of clients")
+    parser.add_argument("--slots", type=int, default=0, help="0: as many as clients at most")
+    parser.add_argument("--ctx", type=int, default=512, help="tokens of each slot")
+    parser.add_argument("--split", action="store_true", help="a part of the cache for each slot")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--spin", default="0", help="GOMP_SPINCOUNT of both")
+    parser.add_argument("--prompt", type=int, default=96)
+    parser.add_argument("--shared", type=int, default=0, help="words that begin every prompt")
+    parser.add_argument("--generate", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--per-client", type=int, default=2, help="requests of each in a round")
+    parser.add_argument("--least", type=int, default=4, help="requests of a round")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    options.parallel = [int(one) for one in options.parallel.split(",")]
+    options.slots = options.slots or max(options.parallel)
+    if not options.threads:
+        from localllm.engine.threads import default_threads
+
+        options.threads = default_threads()
+    return options
+
+
+def main() -> None:
+    options = arguments()
+    environment = {**os.environ, "GOMP_SPINCOUNT": options.spin}
+    peers: list[Peer] = []
+    try:
+        if options.url:
+            peers.append(HttpPeer("server", options.url, None))
+        else:
+            peers.append(InProcess(options, environment))
+            if options.llama_server:
+                peers.append(HttpPeer.start(options, environment))
+        result = run(peers, options)
+    finally:
+        for peer in peers:
+            peer.close()
+    if options.json:
+        print(json.dumps(result, indent=2, default=str))
+        return
+    memory = result["peak_bytes"]
+    for name, n_bytes in memory.items():
+        print(f"peak memory of {name}: " + (f"{n_bytes / 2**20:.0f} MiB" if n_bytes else "unknown"))
+    if len(memory) == 2 and all(memory.values()):
+        ours, theirs = memory.values()
+        print(f"  ratio {ours / theirs:.3f}")
+
+
+if __name__ == "__main__":
+    begun = time.perf_counter()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,89 @@
+"""A scheduler as a `Generator`: many conversations at once, each a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from localllm.engine.context import Context
+from localllm.engine.scheduler.answer import Answer, OnEvent
+from localllm.engine.scheduler.request import Request
+from localllm.engine.scheduler.scheduler import Scheduler, SchedulerOptions
+from localllm.engine.template import ChatTemplate, encode_prompt
+from localllm.generation import Message, Sampling
+
+
+class SharedGenerator:
+    """One model answering many at once. Thread-safe; a pool's Resident."""
+
+    def __init__(
+        self,
+        context: Context,
+        name: str | None = None,
+        template: ChatTemplate | None = None,
+        options: SchedulerOptions | None = None,
+        *,
+        owns_model: bool = False,
+    ) -> None:
+        """`name` defaults to the file's, `template` to the model's own. With `owns_model`,
+        `close` frees the context and its model."""
+        self.scheduler = Scheduler(context, options)
+        self.template = template or ChatTemplate.of(context.model)
+        self._name = name or context.model.path.stem
+        self._owned = context.model if owns_model else None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.idle
+
+    @property
+    def alive(self) -> bool:
+        return self.scheduler.alive
+
+    def request(self, messages: Sequence[Message], sampling: Sampling) -> Request:
+        """A conversation as a Request, to be changed (n, logprobs, adapters ...) and submitted.
+
+        Raises UsageProblem when the template refuses the conversation.
+        """
+        rendered = self.template.render(messages)
+        prompt = encode_prompt(self.scheduler.tokenizer, rendered.text)
+        return Request(prompt, replace(sampling, stop=(*sampling.stop, *rendered.stop)))
+
+    def text_request(self, text: str, sampling: Sampling) -> Request:
+        """To continue a text as it stands, without any template."""
+        return Request(encode_prompt(self.scheduler.tokenizer, text), sampling)
+
+    def submit(self, request: Request, on_event: OnEvent | None = None) -> Answer:
+        """See Scheduler.submit."""
+        return self.scheduler.submit(request, on_event)
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling) -> Answer:
+        """Answer a conversation; computing starts at once."""
+        return self.submit(self.request(messages, sampling))
+
+    def complete(self, text: str, sampling: Sampling) -> Answer:
+        """Continue a text."""
+        return self.submit(self.text_request(text, sampling))
+
+    def close(self) -> None:
+        """Cancel who is being answered, stop, and free what is owned. May be called twice."""
+        self.scheduler.close()
+        if self._owned is not None:
+            self._owned.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
