@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from localllm.closing import Closing
 from localllm.engine import native
 
 
-class TokenBatch:
+class TokenBatch(Closing):
     """Room for `capacity` tokens, each of one sequence.
 
     The arrays are ours, not llama_batch_init's: that one allocates a list of sequences for each
@@ -84,14 +84,3 @@ class TokenBatch:
     def close(self) -> None:
         """The arrays are freed with the object."""
         self.native.n_tokens = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -6,9 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from localllm.closing import Closing
 from localllm.engine.adapter import Attached, LoraAdapter, attach
 from localllm.engine.context import Context
 from localllm.engine.load import Advance
@@ -20,7 +19,7 @@ from localllm.engine.template import ChatTemplate, encode_prompt
 from localllm.generation import Message, Sampling
 
 
-class LocalGenerator:
+class LocalGenerator(Closing):
     """One model, one context, one conversation at a time.
 
     A conversation that goes on costs only its new tokens: what the context holds already is
@@ -98,14 +97,3 @@ class LocalGenerator:
         """Free what `open` loaded. May be called twice."""
         if self._owned is not None:
             self._owned.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

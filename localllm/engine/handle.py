@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
+from localllm.closing import Closing
 from localllm.errors import EngineError
 
 
-class NativeObject:
+class NativeObject(Closing):
     """Holds one native pointer; frees it on `close()`, at garbage collection or at exit.
 
     Objects that point into another (a context into its model) register with `depend`:
@@ -49,17 +49,6 @@ class NativeObject:
             other.close()
         self._handle = None
         self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _free(handle: int, free: Callable[[int], object], keep: Sequence[object]) -> None:

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from localllm.closing import Closing
 from localllm.engine.context import Context
 from localllm.engine.quality_chunks import Chunk, Rows, rows_of
 from localllm.engine.quality_figures import Figures, TokenValues, exponential, figures_of
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Judge:
+class Judge(Closing):
     """One context whose logits are judged. Closing it, or `with`, ends its threads; the context
     stays open.
 
@@ -117,17 +117,6 @@ class Judge:
     def close(self) -> None:
         self._workers.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _score(self, rows: Rows) -> Scored:
         return score(self._workers, rows.logits, rows.targets)
 
@@ -156,7 +145,7 @@ class Judge:
             )
 
 
-class Comparison:
+class Comparison(Closing):
     """The figures of one model as chunk after chunk is fed, alone or against a base."""
 
     def __init__(self, context: Context, n_threads: int = 0) -> None:
@@ -198,17 +187,6 @@ class Comparison:
 
     def close(self) -> None:
         self.judge.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _add(self, **values: NDArray[np.float64]) -> None:
         known = self._values

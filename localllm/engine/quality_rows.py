@@ -12,8 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from localllm.closing import Closing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +89,7 @@ class Compared:
     same_top: NDArray[np.bool_]
 
 
-class RowWorkers:
+class RowWorkers(Closing):
     """Threads that share the rows, each with a buffer as long as the vocabulary."""
 
     def __init__(self, n_threads: int, n_vocab: int) -> None:
@@ -111,17 +112,6 @@ class RowWorkers:
 
     def close(self) -> None:
         self._pool.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def score(workers: RowWorkers, logits: NDArray[np.float32], targets: Sequence[int]) -> Scored:

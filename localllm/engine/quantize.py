@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from localllm.closing import Closing
 from localllm.engine.ftypes import Ftype, ftype, tensor_type
 from localllm.engine.load import shards_of
 from localllm.engine.quantize_options import (
@@ -56,7 +57,7 @@ def quantize(
         return quantizer.quantize(source, output, options, on_tensor)
 
 
-class Quantizer:
+class Quantizer(Closing):
     """The process that plans and quantizes, one request after another. It starts at once, so
     that it is ready when the first request comes; killed when this is closed.
     """
@@ -127,12 +128,6 @@ class Quantizer:
 
     def close(self) -> None:
         self._child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Heard:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
+from localllm.closing import Closing
 from localllm.engine import native
 from localllm.engine.options import ContextOptions, LoadOptions
 from localllm.engine.reserve import parse
@@ -54,7 +54,7 @@ class Placed:
 
 
 @dataclass
-class Opened:
+class Opened(Closing):
     """A loaded model with its context. Closing frees both."""
 
     model: Model
@@ -65,17 +65,6 @@ class Opened:
 
     def close(self) -> None:
         self.model.close()  # takes its contexts with it
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_model(

@@ -13,10 +13,10 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from localllm import __version__
+from localllm.closing import Closing
 from localllm.errors import (
     AccessDenied,
     LocalLLMError,
@@ -103,7 +103,7 @@ class Reply:
         self._response.close()
 
 
-class Session:
+class Session(Closing):
     """One thread's connections, kept alive by origin; one request at a time.
 
     Only `abort` may be called from another thread.
@@ -165,12 +165,6 @@ class Session:
             for connection in self._open.values():
                 connection.close()
             self._open.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _finish(self) -> None:
         """Make room for the next request: an answer read to its end leaves its connection."""

@@ -8,13 +8,13 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from localllm import config
 from localllm import errors as known_errors
 from localllm.bench.case import BenchTest, Case, Setup
 from localllm.bench.record import BenchRow
+from localllm.closing import Closing
 from localllm.engine.options import SPLIT_MODES, FlashAttention, SplitMode
 from localllm.errors import EngineError, LocalLLMError, UsageProblem
 
@@ -29,7 +29,7 @@ class Round:
     other_cores: float | None
 
 
-class Side:
+class Side(Closing):
     """A child process that holds a model (`gate_child`). `python` is the interpreter whose
     localllm measures; None is this program itself."""
 
@@ -111,17 +111,6 @@ class Side:
                 except OSError:
                     continue  # what was still to be written to a dead child
         self._errors.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def case_of(row: BenchRow) -> Case:

@@ -18,6 +18,7 @@ from localllm.bench.conditions.bandwidth import Bandwidth
 from localllm.bench.record import DeviceMemory, Evidence
 from localllm.bench.stable import StableRule, next_step
 from localllm.bench.statistics import mean
+from localllm.closing import Closing
 from localllm.engine.options import LoadOptions
 from localllm.placement.plan import Plan
 
@@ -90,7 +91,7 @@ class Measured:
     bandwidth: Bandwidth
 
 
-class Bencher:
+class Bencher(Closing):
     """Keeps the model of the last row loaded. Close it, or use `with`."""
 
     def __init__(self) -> None:
@@ -149,12 +150,6 @@ class Bencher:
         if self._model is not None:
             self._model.close()
         self._model = self._placed = self._loaded = self._state = None
-
-    def __enter__(self) -> Bencher:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def rates(samples_ns: Sequence[int], n_tokens: int) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ _NAMES = {
     "main_gpu": "main GPU", "no_kv_offload": "nkvo", "flash_attn": "fa", "tensor_split": "ts",
 }  # fmt: skip
 _FLASH = {-1: "auto", 0: "off", 1: "on"}
+_MOST_NAMED = 4  # rows in one note
 _MEMORY_ERROR = 0.05  # a prediction that was further off than this stands out
 
 
@@ -236,8 +237,8 @@ def _notes(runs: Sequence[BenchRun], rows: Sequence[BenchRow]) -> list[Part]:
     notes: list[Part] = []
     failed = [(row, row.failure) for row in rows if row.failure is not None]
     notes += [Note(f"✗ {_which(row, rows)}: {why.message}", "bad") for row, why in failed]
-    for reason, tests in _noise(rows).items():
-        notes.append(Note(f"△ noisy ({', '.join(tests)}): {reason}", "warn"))
+    for reason, noisy in _noise(rows).items():
+        notes.append(Note(f"△ noisy ({_several(noisy, rows)}): {reason}", "warn"))
     if rows:
         notes.append(Note(_where(rows[0])))
         notes.append(Note(_meaning(rows)))
@@ -253,12 +254,21 @@ def _which(row: BenchRow, rows: Sequence[BenchRow]) -> str:
     return model + " ".join([row.test, *settings])
 
 
-def _noise(rows: Sequence[BenchRow]) -> dict[str, list[str]]:
-    """Reasons to distrust, and the tests that each concerns."""
-    found: dict[str, list[str]] = {}
+def _several(some: Sequence[BenchRow], rows: Sequence[BenchRow]) -> str:
+    """Names of `some` rows; of many, the first."""
+    if len(some) == len(rows) > 1:
+        return "all rows"
+    names = [_which(row, rows) for row in some[:_MOST_NAMED]]
+    more = len(some) - len(names)
+    return ", ".join([*names, f"{more} more"] if more else names)
+
+
+def _noise(rows: Sequence[BenchRow]) -> dict[str, list[BenchRow]]:
+    """Reasons to distrust, and the rows that each concerns."""
+    found: dict[str, list[BenchRow]] = {}
     for row in rows:
         for reason in row.evidence.noisy if row.evidence else ():
-            found.setdefault(reason, []).append(row.test)
+            found.setdefault(reason, []).append(row)
     return found
 
 

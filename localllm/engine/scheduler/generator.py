@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
+from localllm.closing import Closing
 from localllm.engine.context import Context
 from localllm.engine.scheduler.answer import Answer, OnEvent
 from localllm.engine.scheduler.request import Request
@@ -15,7 +14,7 @@ from localllm.engine.template import ChatTemplate, encode_prompt
 from localllm.generation import Message, Sampling
 
 
-class SharedGenerator:
+class SharedGenerator(Closing):
     """One model answering many at once. Thread-safe; a pool's Resident."""
 
     def __init__(
@@ -76,14 +75,3 @@ class SharedGenerator:
         self.scheduler.close()
         if self._owned is not None:
             self._owned.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from localllm.closing import Closing
 from localllm.engine.scheduler.request import Busy, Stopped
 
 
@@ -102,7 +103,7 @@ class Lease(Generic[R]):
         self.release()
 
 
-class ModelPool(Generic[R]):
+class ModelPool(Generic[R], Closing):
     """`lease(name)` gives a loaded model, loading it if need be. Safe from any thread.
 
     Unloaded are only models that nobody uses: when another needs their room, the least recently
@@ -194,17 +195,6 @@ class ModelPool(Generic[R]):
             if entry.ready.done() and entry.ready.exception() is None:
                 entry.ready.result().close()
         self._janitor.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- loading and unloading -----------------------------------------------------------
 

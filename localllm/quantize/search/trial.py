@@ -1,25 +1,28 @@
 """What other types for some tensors do to a model's answers, measured while it is loaded.
 
-The model lies in a scratch file of half-precision floats, which llama.cpp maps. A tensor is
-replaced by writing into that file what a quantized one would hold: the loaded model computes
-with it at once. Nothing is loaded twice, and the user's own file is only read.
+A tensor is replaced by writing into the loaded model what a quantized one would hold,
+dequantized: it computes with that at once. Nothing is loaded twice, and the user's file is only
+read. The bytes are what llama.cpp would write; only the activations are not quantized, which a
+quantized file's kernels do with them whatever the types.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from localllm.closing import Closing
 from localllm.engine.ggml_types import RowType, row_type
-from localllm.formats.gguf import read_model
+from localllm.quantize.search.live import LiveWeights
 from localllm.quantize.search.sensitivity import Vectors
 from localllm.quantize.search.weights import Weights
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from localllm.engine.context import Context
     from localllm.engine.quality import KldSample
     from localllm.engine.quality_chunks import Chunk
@@ -28,95 +31,88 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20  # numbers quantized at a time by one thread: 4 MiB of floats
 
 
-class Trial:
-    """Tries types on the model whose half-precision copy `scratch` is loaded in `context`.
+class Trial(Closing):
+    """Tries types on the model loaded in `context`, whose file `original` reads.
 
-    `original` are the weights the copy was made from, `vectors` the importance by tensor. Close
-    it, or use `with`, to end its threads; the context stays. The scratch file must be the
-    program's own: it is written to.
+    `live` was given to the context as its eval hook. `vectors` is the importance by tensor.
+    Closing ends its threads; the context stays, with what was written last. Raises what
+    judging raises (models that generate no text, NaN).
     """
 
     def __init__(
         self,
         original: Weights,
-        scratch: Path,
+        live: LiveWeights,
         context: Context,
         chunks: Sequence[Chunk],
         vectors: Vectors,
         n_threads: int,
     ) -> None:
-        import numpy as np
-
         from localllm.engine.quality import Judge
 
-        self._original, self._context, self._vectors = original, context, vectors
-        self._chunks, self._n_threads = tuple(chunks), n_threads
-        self._layout = read_model(scratch)
-        self._map = np.memmap(scratch, dtype=np.uint8, mode="r+")
+        self._original, self._live, self._context = original, live, context
+        self._vectors, self._chunks, self._n_threads = vectors, tuple(chunks), n_threads
         self._changed: dict[str, str] = {}
         self._pool = ThreadPoolExecutor(max_workers=n_threads)
-        with Judge(context, n_threads) as judge:
-            self.references: tuple[Reference, ...] = judge.references(self._chunks)
-        self.runs = 0
+        self._judge = Judge(context, n_threads)
+        self._references = self._judge.references(self._chunks)
+        live.settle()
+
+    def can_change(self, name: str) -> bool:
+        """Whether the model computes with this tensor in a way that is seen from outside."""
+        return name in self._live
 
     def measure(self, types: Mapping[str, str]) -> KldSample:
         """The divergence from the original with each tensor of `types` in its type, all others
-        as they were. Raises what `kld_sample` raises."""
+        as they were; tensors that cannot be changed stay. Raises DamagedFile for NaN."""
         from localllm.engine.quality import kld_sample
 
-        for name in [n for n, now in self._changed.items() if types.get(n) != now]:
-            if name not in types:
-                self._write(name, None)
-                del self._changed[name]
-        for name, kind in types.items():
-            if self._changed.get(name) != kind:
-                self._write(name, row_type(kind))
-                self._changed[name] = kind
-        self.runs += 1
-        return kld_sample(self._context, self._chunks, self.references, self._n_threads)
+        self._set({name: kind.lower() for name, kind in types.items() if self.can_change(name)})
+        return kld_sample(self._context, self._chunks, self._references, self._n_threads)
+
+    def references(self, chunks: Iterable[Chunk]) -> tuple[Reference, ...]:
+        """What the original answers to other contexts, for judging by them later."""
+        self._set({})
+        return self._judge.references(tuple(chunks))
 
     def close(self) -> None:
+        self._judge.close()
         self._pool.shutdown()
-        del self._map
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _set(self, types: Mapping[str, str]) -> None:
+        for name in [n for n in self._changed if n not in types]:
+            self._write(name, None)
+            del self._changed[name]
+        for name, kind in types.items():
+            if self._changed.get(name) != kind:
+                self._changed[name] = ""  # neither, should this be interrupted
+                self._write(name, row_type(kind))
+                self._changed[name] = kind
 
     def _write(self, name: str, kind: RowType | None) -> None:
-        """The tensor into the scratch file: through `kind` and back, or as it was."""
+        """The tensor into the model: through `kind` and back, or as it was."""
         n_rows, n_per_row = self._original.shape(name)
-        into = self._rows_of(name, n_rows)
+        held = row_type(self._original.model.tensors[name].type.name)
         step = max(1, _BLOCK // n_per_row)
         vector = self._vectors.get(name)
 
-        def one(start: int) -> None:
-            import numpy as np
+        def fill(data: NDArray[np.uint8]) -> None:
+            into = data.reshape(n_rows, -1)
 
-            end = min(start + step, n_rows)
-            rows = self._original.rows(name, np.arange(start, end))
-            if kind is not None:
+            def one(start: int) -> None:
+                end = min(start + step, n_rows)
+                if kind is None or kind.name == held.name:
+                    into[start:end] = self._original.bytes(name)[start:end]
+                    return
+                rows = self._original.stretch(name, start, end)
                 for a, b, weight in _stretches(vector, start, end, n_rows, n_per_row):
                     part = rows[a - start : b - start]
                     part[:] = kind.dequantize(kind.quantize(part, weight), n_per_row)
-            into[start:end] = rows.astype(into.dtype)
+                into[start:end] = held.quantize(rows)
 
-        list(self._pool.map(one, range(0, n_rows, step)))
+            list(self._pool.map(one, range(0, n_rows, step)))
 
-    def _rows_of(self, name: str, n_rows: int) -> Any:
-        import numpy as np
-
-        at, info = self._layout.locate(name), self._layout.tensors[name]
-        data = self._map[at.offset : at.offset + at.size_bytes]
-        number = np.float32 if info.type.name == "F32" else np.float16
-        return data.view(number).reshape(n_rows, -1)
+        self._live.store(name, fill)
 
 
 def _stretches(vector: Any, start: int, end: int, n_rows: int, n_per_row: int) -> Any:
