@@ -202,7 +202,7 @@ class InProcess:
     def __init__(self, options: argparse.Namespace, environment: dict[str, str]) -> None:
         wanted = {
             "model": str(options.model), "slots": options.slots, "ctx": options.ctx,
-            "threads": options.threads, "unified": not options.split,
+            "threads": options.threads, "unified": not options.split, "chunk": options.chunk,
         }  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps(wanted)],
@@ -254,7 +254,9 @@ def serve() -> None:
     with (
         Model.load(Path(wanted["model"])) as model,
         Context(model, context_options) as context,
-        Scheduler(context, SchedulerOptions(max_waiting=1 << 20)) as scheduler,
+        Scheduler(
+            context, SchedulerOptions(max_waiting=1 << 20, chunk=wanted["chunk"])
+        ) as scheduler,
     ):
         print("{}", flush=True)
         for line in sys.stdin:

@@ -141,6 +141,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=0, help="0: as many as clients at most")
     parser.add_argument("--ctx", type=int, default=512, help="tokens of each slot")
     parser.add_argument("--split", action="store_true", help="a part of the cache for each slot")
+    parser.add_argument("--chunk", type=int, help="tokens of our steps; our default without it")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--spin", default="0", help="GOMP_SPINCOUNT of both")
     parser.add_argument("--prompt", type=int, default=96)

@@ -137,10 +137,13 @@ class Sequences:
             size = self.saved_size(sequence, whole=whole)
             if not size:
                 return b""
-            saved = bytearray(size)
-            view = (ctypes.c_uint8 * size).from_buffer(saved)
-            n = llama.llama_state_seq_get_data_ext(self._context, view, size, sequence, flags)
-        return bytes(memoryview(saved)[:n])
+            # Bytes without their zeros: what is allocated here is written once, by C.
+            make = ctypes.pythonapi.PyBytes_FromStringAndSize
+            make.restype, make.argtypes = ctypes.py_object, [ctypes.c_char_p, ctypes.c_ssize_t]
+            saved: bytes = make(None, size)
+            data = ctypes.cast(ctypes.c_char_p(saved), ctypes.POINTER(ctypes.c_uint8))
+            n = llama.llama_state_seq_get_data_ext(self._context, data, size, sequence, flags)
+        return saved if n == size else b""
 
     def saved_size(self, sequence: int, *, whole: bool) -> int:
         """Bytes that `save` would give."""

@@ -16,7 +16,7 @@ from localllm.engine.scheduler.memory import Holding, SequenceMemory
 from localllm.engine.scheduler.prefix import tokens_array
 from localllm.engine.scheduler.request import Request, check_request
 from localllm.engine.scheduler.sample import Sample
-from localllm.engine.scheduler.share import Part, Turns, fill
+from localllm.engine.scheduler.share import Part, Turns, fill, most_singles
 from localllm.engine.scheduler.slot import AdapterKey, Job, Slot, adapter_key
 from localllm.errors import EngineError, Interrupted, LocalLLMError
 from localllm.generation import FinishReason
@@ -25,6 +25,21 @@ from localllm.generation import FinishReason
 _MARGIN = 32
 # Steps of so many tokens tell how long a prompt takes.
 _PACED = 32
+
+
+def _tokens_a_step(context: Context, chunk: int | None) -> int:
+    """The most tokens of a batch: as said, by default two micro-batches.
+
+    Of models with sliding windows one micro-batch at most. llama.cpp tries the places of all
+    micro-batches of a batch before it computes the first (llama_kv_cache::prepare). There the
+    later ones drop what lies behind the windows by then, and not all of it comes back: the first
+    ones, whose windows are further back, would miss it. Where sequences lie among each other in
+    one pool that made wrong answers.
+    """
+    most = min(chunk or 2 * context.n_ubatch, context.n_batch)
+    if context.sequences.kind == "window":
+        return min(most, context.n_ubatch)
+    return max(most, context.n_seq_max)
 
 
 class StepLoop:
@@ -48,9 +63,8 @@ class StepLoop:
         self.counters = Counters()
         self.running: list[Slot] = []  # in order of admission
         self._parked: deque[Slot] = deque()  # put aside, to go on first
-        chunk = min(chunk or 2 * context.n_ubatch, context.n_batch)
-        self._chunk = max(chunk, context.n_seq_max)
-        self._turns = Turns(self._chunk)
+        self._chunk = _tokens_a_step(context, chunk)
+        self._turns = Turns(self._chunk, most_singles(context))
         self._batch = TokenBatch(self._chunk)
         self._n_admitted = 0
         self._n_refused = 0  # batches in a row that found no room

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
+from localllm.closing import Closing
 from localllm.engine.context import Context
 from localllm.engine.scheduler.answer import Answer, OnEvent
 from localllm.engine.scheduler.load import Load
@@ -23,14 +23,19 @@ class SchedulerOptions:
     `chunk` bounds the tokens of a step, and with them how long everyone's next token takes while
     prompts are computed: a smaller one makes those who are answered steadier, and those who wait
     for their first token wait longer. None is two micro-batches (n_ubatch) of at most n_batch.
+    Models with sliding windows have one micro-batch a step at most.
+
+    `on_step` is called on the computing thread when everyone has been told what a step brought:
+    to wake up another thread once for all of it. It must be quick, and not raise.
     """
 
     max_waiting: int = 256
     chunk: int | None = None
+    on_step: Callable[[], None] | None = None
     holding: Holding = field(default_factory=Holding)
 
 
-class Scheduler:
+class Scheduler(Closing):
     """Answers requests on `context`, up to its `n_seq_max` at once; the rest wait their turn.
 
     The context belongs to the scheduler until `close`, which does not free it. A context made
@@ -49,9 +54,9 @@ class Scheduler:
         self.context = context
         loop = StepLoop(context, options.holding, options.chunk)
         self.tokenizer = loop.tokenizer
-        self._worker = Worker(loop, options.max_waiting)
-        # Also at exit, and before the context is freed there: its finalizer is older.
+        self._worker = Worker(loop, options.max_waiting, options.on_step)
         self._finalizer = weakref.finalize(self, self._worker.close, finish=False)
+        self._finalizer.atexit = False  # too late: samplers would be freed before
 
     def submit(self, request: Request, on_event: OnEvent | None = None) -> Answer:
         """Begin a request; returns at once, from any thread.
@@ -85,14 +90,3 @@ class Scheduler:
         self._worker.close(finish)
         if finish:
             self._finalizer.detach()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

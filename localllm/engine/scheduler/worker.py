@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import deque
@@ -20,9 +21,12 @@ class Worker:
     """One thread, one context. The lock guards what other threads touch; it is never held
     while computing."""
 
-    def __init__(self, loop: StepLoop, max_waiting: int) -> None:
+    def __init__(
+        self, loop: StepLoop, max_waiting: int, on_step: Callable[[], None] | None = None
+    ) -> None:
         self._loop = loop
         self._max_waiting = max_waiting
+        self._on_step = on_step or (lambda: None)
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Job, list[Sample]]] = deque()
         self._sole: Job | None = None  # the only one at work in the step under way
@@ -33,6 +37,8 @@ class Worker:
         # OpenMP keeps a pool of threads for each thread that computes: always the same one.
         self._thread = threading.Thread(target=self._run, name="localllm-scheduler", daemon=True)
         self._thread.start()
+        # Before native objects are freed at exit: theirs is an older handler, so it runs later.
+        atexit.register(self._at_exit)
 
     # --- from any thread -----------------------------------------------------------------
 
@@ -93,6 +99,10 @@ class Worker:
             self._changed.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        self.close(finish=False)
 
     def _refuse(self) -> None:
         if self._dead is not None:
@@ -119,10 +129,12 @@ class Worker:
                     with self._changed:
                         self._sole = None
                         self._loop.context.arm()
+                    self._on_step()
         except BaseException as error:  # noqa: BLE001 - told to everyone who waits
             self._die(error)
         finally:
             self._loop.close()
+            self._on_step()
 
     def _attend(self) -> bool:
         """Between two steps: who came, who left, who is late. False when all is done."""
