@@ -24,7 +24,7 @@ Rates = dict[int, tuple[float, float]]  # level -> prompt and generation, tokens
 _OURS = """
 import json, sys
 from pathlib import Path
-from localllm.bench.measuring.batched import batched
+from localllm.library.bench.measuring.batched import batched
 from localllm.engine.options import ContextOptions
 from localllm.placement import PlanOptions
 path, levels, prompt, gen, threads = json.loads(sys.argv[1])

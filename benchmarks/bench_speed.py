@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from localllm.bench.statistics import ci95
 from localllm.engine.threads import default_threads
+from localllm.library.bench.statistics import ci95
 
 TARGET = (0.98, 1.02)
 

@@ -36,8 +36,8 @@ from typing import Any
 from localllm.bench.comparing.gate import GateRule, gate
 from localllm.bench.comparing.rerun import InTime, Settled, by_rounds, interleave
 from localllm.bench.comparing.side import Round
-from localllm.bench.record import BenchRow, BenchRun, Evidence
-from localllm.bench.statistics import deviation, mean
+from localllm.library.bench.record import BenchRow, BenchRun, Evidence
+from localllm.library.bench.statistics import deviation, mean
 
 HERE = Path(__file__).resolve().parent
 TESTS = (("pp128", 128, 0), ("tg32", 0, 32))
@@ -50,11 +50,11 @@ PAUSE_BLOCKS = 3  # tape that runs by between rounds: about rerun.PAUSE_S
 
 def record(model: Path, minutes: float, threads: int, pause_s: float) -> dict[str, Any]:
     """Blocks of five samples of each test, with when they ended and what else ran."""
-    from localllm.bench.conditions.evidence import observe
     from localllm.engine.context import Context
     from localllm.engine.measure import BenchRunner
     from localllm.engine.model import Model
     from localllm.engine.options import ContextOptions, LoadOptions
+    from localllm.library.bench.conditions.evidence import observe
 
     found: dict[str, Any] = {name: {"us": [], "end_s": [], "other": []} for name, *_ in TESTS}
     begun = time.monotonic()

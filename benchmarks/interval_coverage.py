@@ -42,7 +42,7 @@ def coverage(path: Path, trials: int, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _ours(values: Any, truth: float) -> tuple[bool, float]:
-    from localllm.bench.statistics import ci95
+    from localllm.library.bench.statistics import ci95
 
     found = ci95([float(v) for v in values])
     assert found is not None
@@ -80,7 +80,7 @@ def _bca(values: Any, truth: float) -> tuple[bool, float]:
 
 
 def _means(values: Any) -> Any:
-    from localllm.bench.statistics import resample_indices
+    from localllm.library.bench.statistics import resample_indices
 
     return values[resample_indices(len(values), 2000)].mean(axis=1)
 

@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from localllm.bench.conditions.evidence import DEVIATION, OTHER_CORES, OTHER_CORES_WHEN_FULL
 from localllm.engine.measure import BenchRunner
 from localllm.hardware import CpuSampler
+from localllm.library.bench.conditions.evidence import DEVIATION, OTHER_CORES, OTHER_CORES_WHEN_FULL
 from localllm.placement import PlanOptions, open_model
 
 DUTIES = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)

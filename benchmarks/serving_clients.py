@@ -1,5 +1,6 @@
-"""The two ends that benchmarks/serving_load.py asks: a server over HTTP, and our scheduler in a
-process of its own. Both answer `ask(requests, clients)` with what was measured.
+"""The ends that benchmarks/serving_load.py asks: servers over HTTP (llama-server, and
+`localllm serve`), and our scheduler in a process of its own. All answer `ask(requests, clients)`
+with what was measured.
 
 `python serving_clients.py OPTIONS_JSON` is that process: a JSON list of requests a line in, a
 JSON measurement a line out.
@@ -77,8 +78,10 @@ def cpu_of(pid: int) -> float:
 class HttpPeer:
     """An OpenAI-compatible server, asked at /completions with `stream`."""
 
-    def __init__(self, name: str, url: str, process: subprocess.Popen[bytes] | None) -> None:
-        self.name, self.process = name, process
+    def __init__(
+        self, name: str, url: str, process: subprocess.Popen[bytes] | None, model: str = "model"
+    ) -> None:
+        self.name, self.process, self.model = name, process, model
         parts = urlsplit(url)
         self.address = (parts.hostname or "127.0.0.1", parts.port or 80)
         self.path = parts.path.rstrip("/") + "/completions"
@@ -101,6 +104,22 @@ class HttpPeer:
         peer = cls("llama-server", f"http://127.0.0.1:{port}/v1", process)
         peer.wait()
         return peer
+
+    @classmethod
+    def ours(cls, options: argparse.Namespace, environment: dict[str, str]) -> HttpPeer:
+        """`localllm serve`, with the same slots, context and threads."""
+        command = [
+            sys.executable, "-m", "localllm", "serve", str(options.model), "--port", "0", "--json",
+            "--progress", "none", "--slots", str(options.slots), "--ctx", str(options.ctx),
+            "--threads", str(options.threads), "--max-waiting", "100000",
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        if not ready["ok"]:
+            raise SystemExit(ready["error"]["message"])
+        data = ready["data"]
+        return cls("localllm serve", f"{data['url']}/v1", process, data["models"][0])
 
     def wait(self) -> None:
         for _ in range(600):
@@ -138,7 +157,8 @@ class HttpPeer:
     def _connect(self, selector: selectors.BaseSelector, asked: Asked) -> None:
         body = json.dumps(
             {
-                "prompt": asked.prompt, "max_tokens": asked.n_gen, "stream": True,
+                "model": self.model, "prompt": asked.prompt, "max_tokens": asked.n_gen,
+                "stream": True,
                 "ignore_eos": True, "temperature": 0.8, "top_k": 40, "top_p": 0.95,
                 "min_p": 0.05, "stream_options": {"include_usage": True},
             }

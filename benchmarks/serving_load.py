@@ -1,13 +1,15 @@
 """The engine's scheduler under load, against llama-server built from the same llama.cpp.
 
     python benchmarks/serving_load.py MODEL.gguf [--llama-server PATH] [--parallel 1,4,16,64]
+    python benchmarks/serving_load.py MODEL.gguf --http   (the whole of `localllm serve`, over HTTP)
     python benchmarks/serving_load.py MODEL.gguf --url http://127.0.0.1:8000/v1   (any server)
 
 Closed loop: so many clients, each asking again as soon as it is answered, prompts of words drawn
 by a seed, no two alike, answers of a fixed length (the end of generation is ignored). Both have
 the same slots, context, threads and cache type, GOMP_SPINCOUNT and sampling, and live side by
 side; rounds alternate, so that a noisy machine is noisy for both. llama-server is asked over HTTP
-by one thread that only looks for the first and the last chunk; ours is asked in its own process.
+by one thread that only looks for the first and the last chunk; ours is asked in its own process,
+or with --http in the same way.
 
 Printed: tokens generated per second of all clients together, time to first text (p50, p95),
 time between pieces (p50, p95), processor time a token (which a busy machine changes least), peak
@@ -117,14 +119,14 @@ def show(row: dict[str, Any], names: list[str]) -> None:
     for name in names:
         one = row[name]
         print(
-            f"  {name:13} {one['tokens_s']:8.1f} tokens/s   first {one['first_p50_s']:6.3f} "
+            f"  {name:14} {one['tokens_s']:8.1f} tokens/s   first {one['first_p50_s']:6.3f} "
             f"p95 {one['first_p95_s']:6.3f} s   between {one['between_p50_s'] * 1e3:6.1f} "
             f"p95 {one['between_p95_s'] * 1e3:6.1f} ms   "
             f"cpu {one['cpu_ms_token']:.1f} ms/token"
         )
     if "throughput_ratio" in row:
         print(
-            f"  ratio         {row['throughput_ratio']:8.3f}            first p95 "
+            f"  ratio          {row['throughput_ratio']:8.3f}            first p95 "
             f"{row['first_p95_ratio']:.3f}   between p95 {row['between_p95_ratio']:.3f}   "
             f"cpu {row.get('cpu_ratio', 0):.3f}",
             flush=True,
@@ -135,6 +137,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--url", help="measure this OpenAI-compatible server and nothing else")
+    parser.add_argument("--http", action="store_true", help="ask `localllm serve` over HTTP")
     parser.add_argument("--llama-server", default=shutil.which("llama-server"))
     parser.add_argument("--server-arg", action="append", default=[], help="for llama-server")
     parser.add_argument("--parallel", default="1,4,16,64", help="numbers of clients")
@@ -169,7 +172,8 @@ def main() -> None:
         if options.url:
             peers.append(HttpPeer("server", options.url, None))
         else:
-            peers.append(InProcess(options, environment))
+            ours = HttpPeer.ours if options.http else InProcess
+            peers.append(ours(options, environment))
             if options.llama_server:
                 peers.append(HttpPeer.start(options, environment))
         result = run(peers, options)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from localllm.bench.bench import sweep_of
-from localllm.bench.case import BenchTest, Case, Setup
-from localllm.bench.sweep import SweepOptions
 from localllm.bench.tuning.auto import Choice, Search
 from localllm.bench.tuning.duel import Duel
 from localllm.bench.tuning.tune import Tuned, tune
 from localllm.errors import Interrupted, UsageProblem
+from localllm.library.bench.bench import sweep_of
+from localllm.library.bench.case import BenchTest, Case, Setup
+from localllm.library.bench.sweep import SweepOptions
 from localllm.library.defaults import forget_defaults
 from localllm.registry import Model, Registry
 from localllm.ui import Heading, Note, Seconds, Sink, Table, View
@@ -48,7 +48,7 @@ def tune_models(
 
 def forget_models(models: Sequence[Model], registry: Registry, sink: Sink) -> None:
     """Go back to the general defaults for `models` on this machine."""
-    from localllm.bench.conditions.machine import this_machine_record
+    from localllm.library.bench.conditions.machine import this_machine_record
 
     here = this_machine_record().fingerprint
     for model in models:

@@ -17,20 +17,20 @@ from pathlib import Path
 from localllm import config
 from localllm.bench import options as given
 from localllm.bench.auto_cli import forget_models, tune_models
-from localllm.bench.bench import Extras, finish, problem_of, sweep_of
-from localllm.bench.case import Case
 from localllm.bench.files.writing import left_out, write_rows
 from localllm.bench.grid import Axes, cases
-from localllm.bench.measuring.measure import Method
-from localllm.bench.record import BenchRun
 from localllm.bench.showing.chart import chart_view
 from localllm.bench.showing.report import write_report
 from localllm.bench.showing.stored import stored_runs
 from localllm.bench.showing.table import table
-from localllm.bench.stable import StableRule
-from localllm.bench.sweep import SweepOptions, failures
 from localllm.errors import DamagedFile, Interrupted, LocalLLMError, UsageProblem
 from localllm.library import ModelNames, find_gguf
+from localllm.library.bench.bench import Extras, finish, problem_of, sweep_of
+from localllm.library.bench.case import Case
+from localllm.library.bench.measuring.measure import Method
+from localllm.library.bench.record import BenchRun
+from localllm.library.bench.stable import StableRule
+from localllm.library.bench.sweep import SweepOptions, failures
 from localllm.placement import arguments as place
 from localllm.registry import Model, Registry
 from localllm.ui import Sink, View
@@ -111,8 +111,8 @@ def bench_command(
     extras = Extras(
         n_loads=3 if load else 0,
         n_answers=repetitions if latency else 0,
-        batched=given.counts_up_to(batched) if batched else (),
-        serving=given.counts_up_to(serving) if serving else (),
+        batched=given.counts("--batched", batched),
+        serving=given.counts("--serving", serving),
     )
     if auto is not None:
         default = cases(replace(Axes(), n_threads=(settings.threads or 0,)))

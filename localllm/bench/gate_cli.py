@@ -14,11 +14,11 @@ from localllm.bench.comparing.junit import junit_xml
 from localllm.bench.comparing.matching import ACROSS
 from localllm.bench.comparing.quantities import seconds_of, share_of
 from localllm.bench.comparing.summary import gate_cells, gate_markdown, row_name
-from localllm.bench.files.outfile import replace_file
 from localllm.errors import FileGone, GateFailed, Interrupted, LocalLLMError, UsageProblem
 from localllm.library.arguments import complete_model
 from localllm.registry import Registry
 from localllm.ui import Heading, Note, Sink, Table, View
+from localllm.ui.outfile import replace_file
 from localllm.ui.view import AnyCell, Part, Tone, Toned
 
 _COLUMNS = ("test", "base t/s", "new t/s", "slower by", "99 % bounds", "judged by", "memory",

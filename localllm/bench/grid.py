@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from localllm.bench.case import BenchTest, Case, Setup
 from localllm.engine.options import KV_TYPES, SPLIT_MODES, FlashAttention, SplitMode
 from localllm.errors import UsageProblem
+from localllm.library.bench.case import BenchTest, Case, Setup
 
 T = TypeVar("T")
 

@@ -9,9 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from localllm.bench.comparing.baseline import resolve_runs
-from localllm.bench.files.outfile import replace_file
 from localllm.bench.files.writing import FORMATS, left_out, write_rows
-from localllm.bench.record import BenchRun
 from localllm.bench.showing.chart import chart_view
 from localllm.bench.showing.conditions import signed_percent
 from localllm.bench.showing.history import History, RunLine, Trend, history
@@ -21,8 +19,10 @@ from localllm.bench.showing.stored import Skipped, find_runs, stored_runs
 from localllm.bench.showing.trends import trends
 from localllm.errors import UsageProblem
 from localllm.library.arguments import complete_model
+from localllm.library.bench.record import BenchRun
 from localllm.registry import Registry
 from localllm.ui import Moment, Note, Rate, Sink, Table
+from localllm.ui.outfile import replace_file
 from localllm.ui.plot import sparkline
 from localllm.ui.view import AnyCell, Part, Toned, parts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,7 +9,9 @@ import typer
 from localllm.bench import grid
 from localllm.bench.grid import Axes
 from localllm.errors import UsageProblem
+from localllm.library.bench.largest import FIT, counts_up_to
 
+_MOST_CLIENTS = 4096
 _TESTS, _SETUP, _METHOD, _SHOWN = "Tests", "Setups", "Method", "Results"
 
 Values = list[str] | None
@@ -39,7 +40,14 @@ NBatch = Annotated[
     Values, _sweep("--batch-size", "-b", "N,...", "Logical batch size; default 2048.", _SETUP)
 ]
 NUbatch = Annotated[
-    Values, _sweep("--ubatch-size", "-ub", "N,...", "Physical batch size; default 512.", _SETUP)
+    Values,
+    _sweep(
+        "--ubatch-size",
+        "-ub",
+        "N,...|fit",
+        "Physical batch size; default 512; fit: the largest up to -b beside all layers that fit.",
+        _SETUP,
+    ),
 ]
 Threads = Annotated[
     Values, _sweep("--threads", "-t", "N,...", "Processor threads; default physical cores.", _SETUP)
@@ -157,16 +165,16 @@ Latency = Annotated[
     ),
 ]  # fmt: skip
 Batched = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        "--batched", metavar="N", min=1, rich_help_panel=_METHOD,
-        help="Also 1, 2, 4 ... N sequences decoding together.",
+        "--batched", metavar="N|fit", rich_help_panel=_METHOD,
+        help="Also 1, 2, 4 ... N sequences decoding together; fit: as many as fit.",
     ),
 ]  # fmt: skip
 Serving = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        "--serving", metavar="N", min=1, rich_help_panel=_METHOD,
+        "--serving", metavar="N|fit", rich_help_panel=_METHOD,
         help="Also 1, 2, 4 ... N clients through the scheduler; --batched N shows the gap.",
     ),
 ]  # fmt: skip
@@ -233,7 +241,7 @@ def axes(
         n_pg=grid.pairs("-pg", pg) if pg else (),
         n_depth=grid.whole_numbers("-d", n_depth) if n_depth else none.n_depth,
         n_batch=grid.whole_numbers("-b", n_batch, least=1) if n_batch else none.n_batch,
-        n_ubatch=grid.whole_numbers("-ub", n_ubatch, least=1) if n_ubatch else none.n_ubatch,
+        n_ubatch=_ubatch(n_ubatch) if n_ubatch else none.n_ubatch,
         n_threads=grid.whole_numbers("-t", threads, least=1)
         if threads else (default_threads or 0,),
         n_gpu_layers=grid.whole_numbers("-ngl", n_gpu_layers, negative=True)
@@ -272,7 +280,25 @@ def share(option: str, text: str) -> float:
     return value / 100 if percent else value
 
 
-def counts_up_to(n: int) -> tuple[int, ...]:
-    """1, 2, 4 ... and `n` itself."""
-    powers: Sequence[int] = [1 << i for i in range(n.bit_length()) if 1 << i < n]
-    return (*powers, n)
+def counts(option: str, text: str | None) -> tuple[int, ...]:
+    """1, 2, 4 ... and the number that `text` is; (FIT,) for `fit`, none for None.
+
+    Raises UsageProblem.
+    """
+    if text is None:
+        return ()
+    if text.strip().lower() == "fit":
+        return (FIT,)
+    number = text.strip()
+    plain = number.isascii() and number.isdigit() and len(number) <= 4
+    if not plain or not 1 <= int(number) <= _MOST_CLIENTS:
+        raise UsageProblem(
+            f"{option} {text!r} is no number from 1 to {_MOST_CLIENTS}, nor fit", f"{option} 8"
+        )
+    return counts_up_to(int(number))
+
+
+def _ubatch(values: list[str]) -> tuple[int, ...]:
+    if [value.strip().lower() for value in values] == ["fit"]:
+        return (FIT,)
+    return tuple(grid.whole_numbers("-ub", values, least=1))

@@ -12,9 +12,9 @@ from localllm.ui import Bytes
 
 # Above this, more bits change nothing that is measurable in the output; F16 and F32 files are
 # for quantizing from. 8.5 is Q8_0.
-_ENOUGH_BPW = 8.6
+ENOUGH_BPW = 8.6
 # Below this, models lose more than a larger share on the CPU costs in time. 3.06 is IQ3_XXS.
-_FEW_BPW = 3.0
+FEW_BPW = 3.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def choose(listing: Listing, candidates: Sequence[Candidate], room: str) -> Choi
             f"localllm pull {listing.ref.at(None).pick(least.variant.name)} --force, or a "
             "smaller context: --ctx 2048",
         )
-    good = [c for c in running if (c.bits_per_weight or 0) >= _FEW_BPW]
+    good = [c for c in running if (c.bits_per_weight or 0) >= FEW_BPW]
     for pool, verdicts, where in (
         (good, ("all",), "all on the GPU"),
         (good, ("partial", "cpu"), room),
@@ -77,7 +77,7 @@ def choose(listing: Listing, candidates: Sequence[Candidate], room: str) -> Choi
 
 
 def _best(pool: Sequence[Candidate], where: str) -> Choice:
-    sane = [c for c in pool if (c.bits_per_weight or 0) <= _ENOUGH_BPW]
+    sane = [c for c in pool if (c.bits_per_weight or 0) <= ENOUGH_BPW]
     best = max(sane or pool, key=lambda c: c.size_bytes or 0)
     larger = [c for c in pool if (c.size_bytes or 0) > (best.size_bytes or 0)]
     why = f"the most bits a weight that fits {where}"

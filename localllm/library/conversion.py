@@ -99,8 +99,13 @@ def run(
     lineage: Lineage | None,
     made: Path,
     progress: Progress,
+    *,
+    header_only: bool = False,
 ) -> float:
-    """Write the GGUF to `made`, with `lineage` in it, and say the seconds it took."""
+    """Write the GGUF to `made`, with `lineage` in it, and say the seconds it took.
+
+    With `header_only` its tensors are a hole: good for planning.
+    """
     import time
 
     from localllm.formats import convert as formats
@@ -115,6 +120,7 @@ def run(
         base=subject.base,
         pre_tokenizer=request.pre_tokenizer,
         metadata={} if lineage is None else lineage_metadata(lineage),
+        header_only=header_only,
     )
     began = time.perf_counter()
     # beside the result, so that it only has to be renamed

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from localllm.errors import UsageProblem
@@ -57,6 +58,17 @@ def parent_of(model: Model, progress: Progress) -> tuple[str, str | None]:
         return model.name, first.sha256
     with progress.bytes(f"checksum of {first.name}", first.size_bytes) as advance:
         return model.name, digest_of(first.path, advance)
+
+
+def with_digest(model: Model, progress: Progress) -> Model:
+    """`model` with the digest of its first weights file, which is taken now where nobody took it
+    yet: what asks for it often (lineage, reuse, measurements) then reads the file once."""
+    _, digest = parent_of(model, progress)
+    if digest is None or model.weights[0].sha256 is not None:
+        return model
+    first = model.weights[0]
+    files = tuple(replace(f, sha256=digest) if f == first else f for f in model.files)
+    return replace(model, files=files)
 
 
 def digest_of(path: Path, advance: Callable[[int], None]) -> str:
@@ -128,10 +140,11 @@ def _names(stem: str, count: int) -> list[str]:
 
 
 def existing(registry: Registry, name: str, lineage: Lineage) -> Model | None:
-    """The registered model of this name that was made from the same with the same
-    parameters and is still there."""
+    """The registered model of this name (or `name-2`, beside another of it) that was made from
+    the same with the same parameters and is still there."""
+    called = re.compile(rf"{re.escape(name)}(?:-\d+)?", re.IGNORECASE)
     for model in registry.models():
-        if model.name.casefold() == name.casefold() and _same(model.lineage, lineage):
+        if called.fullmatch(model.name) and _same(model.lineage, lineage):
             return model if all(f.path.exists() for f in model.files) else None
     return None
 

@@ -68,6 +68,15 @@ def find_imatrix(model: Model, registry: Registry) -> Path | None:
     return None
 
 
+def expected_matrix(model: Model) -> tuple[Path, CalibrationText]:
+    """The file name, of the right length at least, and the text of the matrix that `make_imatrix`
+    would make now: for planning. The model is not hashed for it."""
+    text = builtin_text()
+    known = model.weights[0].sha256 if model.weights else None
+    job = Job(model, known or "0" * 64, text, ImatrixOptions())
+    return Path(f"{job.mark}.gguf"), text
+
+
 def builtin_text() -> CalibrationText:
     """The multilingual text that ships with the program."""
     text = texts.calibration()

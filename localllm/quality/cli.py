@@ -10,9 +10,9 @@ import typer
 from localllm import config
 from localllm.library import ModelNames, find_gguf
 from localllm.library.arguments import complete_model
+from localllm.library.quality.measure import quality
+from localllm.library.quality.text import read_texts
 from localllm.placement import arguments as place
-from localllm.quality.measure import quality
-from localllm.quality.text import read_texts
 from localllm.quality.view import view_of
 from localllm.registry import Registry
 from localllm.ui import Sink

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from localllm.engine.quality_figures import Divergence, Spread
 from localllm.engine.quality_interval import Estimate
-from localllm.quality.record import Quality, QualityReport
+from localllm.library.quality.record import Quality, QualityReport
 from localllm.ui import Bytes, Fields, Heading, Note, Seconds, Table, View
 from localllm.ui.view import AnyCell, Part
 

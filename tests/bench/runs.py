@@ -6,8 +6,8 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from localllm.bench.case import BenchTest
-from localllm.bench.record import (
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.record import (
     SCHEMA,
     BatchedRow,
     BenchRow,

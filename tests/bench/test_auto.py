@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from localllm.bench.case import BenchTest, Setup
 from localllm.bench.tuning.auto import Search, search
 from localllm.bench.tuning.duel import MAX_ROUNDS, duel, judge
 from localllm.bench.tuning.space import Cores, Tuning, axes, thread_counts
+from localllm.library.bench.case import BenchTest, Setup
 
 CORES = Cores(usable_logical=16, physical=8, performance=None)
 DEFAULT = Tuning(Setup(n_threads=8), n_threads_batch=8)

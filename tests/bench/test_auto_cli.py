@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.conditions.machine import this_machine_record
+from localllm.library.bench.conditions.machine import this_machine_record
 from localllm.library.defaults import LoadDefaults, keep_defaults, load_defaults
 from localllm.registry import Model, Registry
 from tests.conftest import Done

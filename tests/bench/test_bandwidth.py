@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.case import BenchTest
-from localllm.bench.conditions.bandwidth import (
+from localllm.engine.context import Context
+from localllm.engine.model import Model
+from localllm.engine.options import ContextOptions
+from localllm.formats.gguf import read_model
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.conditions.bandwidth import (
     Bandwidth,
     Peak,
     bandwidth,
@@ -16,10 +20,6 @@ from localllm.bench.conditions.bandwidth import (
     measure_peaks,
     token_reads,
 )
-from localllm.engine.context import Context
-from localllm.engine.model import Model
-from localllm.engine.options import ContextOptions
-from localllm.formats.gguf import read_model
 from localllm.placement import Opened, Placed, PlanOptions, Target, TargetGpu, plan_for
 from tests.support.tiny_models import tiny_gemma3, tiny_llama, tiny_mamba, tiny_qwen3moe
 

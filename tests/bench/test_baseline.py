@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from localllm.bench.comparing.baseline import resolve_runs
-from localllm.bench.record import BenchRun
 from localllm.errors import AmbiguousModel, DamagedFile, FileGone, NotFound, UsageProblem
+from localllm.library.bench.record import BenchRun
 from localllm.registry import Model, Registry
 from tests.bench.runs import a_row, a_run
 from tests.conftest import Done

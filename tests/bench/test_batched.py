@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.measuring.batched import batched
 from localllm.engine.context import Context
 from localllm.errors import DamagedFile, FileGone, UsageProblem
+from localllm.library.bench.measuring.batched import batched
 from localllm.placement import PlanOptions
 from tests.support.tiny_models import tiny_gemma3, tiny_llama, tiny_mamba
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.restore import run_from
+from localllm.library.bench.restore import run_from
 from localllm.registry import Model, Registry
 from tests.conftest import Done
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.case import BenchTest
 from localllm.bench.comparing.baseline import Found
 from localllm.bench.comparing.compare import Compared, compare
-from localllm.bench.record import BenchRun, DeviceMemory, Evidence
 from localllm.errors import UsageProblem
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.record import BenchRun, DeviceMemory, Evidence
 from tests.bench.runs import MACHINE, a_row, a_run, failed
 from tests.conftest import Done
 

@@ -13,8 +13,13 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.conditions.evidence import _nvml_indices, judged, observe, observe_opened
 from localllm.hardware import CpuLoad, Gpu, GpuLoad
+from localllm.library.bench.conditions.evidence import (
+    _nvml_indices,
+    judged,
+    observe,
+    observe_opened,
+)
 from localllm.placement import PlanOptions, open_model
 from tests.support.fake_nvml import GIB, fake_nvml_env
 
@@ -132,7 +137,7 @@ def test_a_model_on_the_cpu_is_watched_there(tiny_gguf: Path) -> None:
 
 PROGRAM = """
 import dataclasses, json, time
-from localllm.bench.conditions.evidence import observe
+from localllm.library.bench.conditions.evidence import observe
 with observe(True, gpu_indices={1}) as seen:
     for _ in range(2):
         with seen.timed():

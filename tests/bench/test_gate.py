@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from localllm.bench.case import BenchTest
 from localllm.bench.comparing.gate import GateReport, GateRule, gate
 from localllm.bench.comparing.judge import Loss
 from localllm.bench.comparing.junit import junit_xml
 from localllm.bench.comparing.rerun import InTime, Settled
 from localllm.bench.comparing.summary import gate_markdown
-from localllm.bench.record import BenchRow, DeviceMemory, Evidence
 from localllm.errors import EngineError, UsageProblem
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.record import BenchRow, DeviceMemory, Evidence
 from tests.bench.runs import a_row, a_run, failed
 
 SAME, SLOW = (100.0, 100.1, 99.9, 100.0), (90.0, 90.1, 89.9, 90.0)

@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from localllm.bench.case import BenchTest, Case, Setup
 from localllm.bench.comparing.quantities import seconds_of, share_of
 from localllm.bench.comparing.side import Side, case_of
-from localllm.bench.restore import run_from
 from localllm.errors import DamagedFile, EngineError, FileGone, UsageProblem
+from localllm.library.bench.case import BenchTest, Case, Setup
+from localllm.library.bench.restore import run_from
 from localllm.registry import Model, Registry
 from tests.bench.runs import a_row, failed
 from tests.conftest import Done

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.bench import grid
-from localllm.bench.case import BenchTest, Case
 from localllm.bench.grid import Axes, cases, whole_numbers
-from localllm.bench.options import axes, counts_up_to, share
+from localllm.bench.options import axes, counts, share
 from localllm.engine.options import FLASH_ATTENTION
 from localllm.errors import UsageProblem
+from localllm.library.bench.case import BenchTest, Case
 
 RECORDED = json.loads(
     (Path(__file__).parent / "data" / "llama_bench_order.json").read_text(encoding="utf-8")
@@ -182,6 +182,14 @@ def test_shares_and_counts() -> None:
     assert share("-x", " 0.05 ") == pytest.approx(0.05)
     with pytest.raises(UsageProblem):
         share("-x", "two")
-    assert counts_up_to(1) == (1,)
-    assert counts_up_to(8) == (1, 2, 4, 8)
-    assert counts_up_to(6) == (1, 2, 4, 6)
+    assert counts("-x", "1") == (1,)
+    assert counts("-x", " 8 ") == (1, 2, 4, 8)
+    assert counts("-x", "6") == (1, 2, 4, 6)
+    assert counts("-x", "fit") == (0,)
+    assert counts("-x", None) == ()
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "2.5", "four", "9" * 5000, "٣", "1,2"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(UsageProblem, match="--batched"):
+        counts("--batched", text)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.record import BenchRun
 from localllm.bench.showing.history import trends_of
+from localllm.library.bench.record import BenchRun
 from localllm.registry import Model, Registry
 from tests.bench.runs import a_full_run, a_row, a_run, failed
 from tests.conftest import arrival

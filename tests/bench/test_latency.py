@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.measuring.latency import latency, percentiles
 from localllm.engine.stream import TokenStream
 from localllm.errors import UsageProblem
 from localllm.generation import Accounting
+from localllm.library.bench.measuring.latency import latency, percentiles
 from localllm.placement import PlanOptions, open_model
 from tests.support.tiny_models import tiny_chain, tiny_gemma3, tiny_llama, tiny_mamba
 

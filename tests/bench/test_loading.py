@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.measuring.loading import load_times
-from localllm.bench.measuring.page_cache import evict, resident_share
 from localllm.errors import DamagedFile, DoesNotFit, EngineError, FileGone
+from localllm.library.bench.measuring.loading import load_times
+from localllm.library.bench.measuring.page_cache import evict, resident_share
 from localllm.placement import PlanOptions
 from tests.support.tiny_models import llama_model, split, tiny_llama
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.conditions.machine import machine_record, this_machine_record, versions
 from localllm.hardware import Cpu, Gpu, Hardware, Memory, NvmlStatus
+from localllm.library.bench.conditions.machine import machine_record, this_machine_record, versions
 
 GIB = 1 << 30
 MIB = 1 << 20

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.conditions.memory import device_memory
-from localllm.bench.record import DeviceMemory
 from localllm.engine import build, native
 from localllm.engine.context import Context
 from localllm.engine.model import Model
 from localllm.engine.options import LoadOptions
 from localllm.formats.gguf import read_model
+from localllm.library.bench.conditions.memory import device_memory
+from localllm.library.bench.record import DeviceMemory
 from localllm.placement import Opened, PlanOptions, settled_plan, this_machine
 from localllm.placement.opening import loaded_by, placed_by
 from tests.support.tiny_models import tiny_gemma3, tiny_llama, tiny_mamba, tiny_qwen3moe

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.bench.case import BenchTest
 from localllm.bench.files.grouping import identity
 from localllm.bench.files.reading import read_runs
 from localllm.bench.files.writing import write_rows
 from localllm.bench.history_cli import document
 from localllm.errors import DamagedFile, FileGone, LocalLLMError, UsageProblem
+from localllm.library.bench.case import BenchTest
 from localllm.ui.sink import to_json
 from tests.bench.runs import a_full_run, a_row, a_run, failed
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.case import BenchTest
-from localllm.bench.conditions.bandwidth import bandwidth, measure_peaks, token_reads
-from localllm.bench.conditions.memory import device_memory
-from localllm.bench.measuring.batched import batched
-from localllm.bench.measuring.latency import latency
-from localllm.bench.measuring.loading import load_times
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.conditions.bandwidth import bandwidth, measure_peaks, token_reads
+from localllm.library.bench.conditions.memory import device_memory
+from localllm.library.bench.measuring.batched import batched
+from localllm.library.bench.measuring.latency import latency
+from localllm.library.bench.measuring.loading import load_times
 from localllm.placement import PlanOptions, open_model
 
 pytestmark = pytest.mark.model

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.case import BenchTest
 from localllm.bench.files.reading import read_runs
-from localllm.bench.record import LoadTimes
 from localllm.bench.showing.report import report_page, write_report
 from localllm.errors import FileGone, UsageProblem
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.record import LoadTimes
 from localllm.ui.page import render_page
 from tests.bench.runs import a_full_run, a_row, a_run, failed
 from tests.support.browser import browser

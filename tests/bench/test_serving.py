@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from localllm.bench.record import BatchedRow
-from localllm.bench.serving import serving
 from localllm.errors import DamagedFile, FileGone, UsageProblem
+from localllm.library.bench.record import BatchedRow
+from localllm.library.bench.serving import serving
 from localllm.placement import PlanOptions
 from tests.support.tiny_models import tiny_gemma3, tiny_llama, tiny_mamba
 

@@ -9,9 +9,9 @@ import statistics
 import pytest
 
 from localllm.bench.comparing.judge import student_t, trimmed_mean
-from localllm.bench.stable import StableRule, next_step
-from localllm.bench.statistics import ci95, deviation, mean, ratio_ci95
 from localllm.errors import UsageProblem
+from localllm.library.bench.stable import StableRule, next_step
+from localllm.library.bench.statistics import ci95, deviation, mean, ratio_ci95
 
 
 def test_mean_and_deviation_are_llama_benchs() -> None:

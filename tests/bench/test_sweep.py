@@ -16,15 +16,15 @@ from typing import Any
 import psutil
 import pytest
 
-from localllm.bench.bench import problem_of, sweep_of
-from localllm.bench.case import BenchTest, Case, Setup
-from localllm.bench.measuring.failures import death, failure_of
-from localllm.bench.measuring.measure import Measured, Method, Order
-from localllm.bench.measuring.workers import ChildWorker, HereWorker, RowFailed
-from localllm.bench.record import BenchRun
-from localllm.bench.restore import run_from
-from localllm.bench.sweep import Sweep, SweepOptions, plan_options
 from localllm.errors import DamagedFile, DoesNotFit, EngineError, UsageProblem
+from localllm.library.bench.bench import problem_of, sweep_of
+from localllm.library.bench.case import BenchTest, Case, Setup
+from localllm.library.bench.measuring.failures import death, failure_of
+from localllm.library.bench.measuring.measure import Measured, Method, Order
+from localllm.library.bench.measuring.workers import ChildWorker, HereWorker, RowFailed
+from localllm.library.bench.record import BenchRun
+from localllm.library.bench.restore import run_from
+from localllm.library.bench.sweep import Sweep, SweepOptions, plan_options
 from localllm.placement import settled_plan, this_machine
 from localllm.registry import Model, Registry
 from localllm.ui.progress import Silent
@@ -319,7 +319,9 @@ def test_ctrl_c_keeps_the_rows_and_ends_the_child(
 def test_a_crash_in_the_middle_is_a_row_of_the_program(
     running: subprocess.Popen[str], tiny_model: Model, registry: Registry
 ) -> None:
-    measuring = [c for c in children(running) if "localllm.bench.measuring.child" in c.cmdline()]
+    measuring = [
+        c for c in children(running) if "localllm.library.bench.measuring.child" in c.cmdline()
+    ]
     measuring[0].send_signal(signal.SIGSEGV)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

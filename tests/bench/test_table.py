@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from localllm.bench.case import BenchTest
-from localllm.bench.record import BenchRow, Evidence
 from localllm.bench.showing.table import table
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.record import BenchRow, Evidence
 from localllm.ui.view import Note
 from tests.bench.runs import a_row, a_run
 

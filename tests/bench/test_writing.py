@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from localllm.bench.case import BenchTest
 from localllm.bench.files.reading import read_runs
 from localllm.bench.files.writing import FORMATS, left_out, write_rows
-from localllm.bench.record import BenchRow
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.record import BenchRow
 from tests.bench.runs import a_row, failed
 
 THEIRS = Path(__file__).parent / "llama_bench"

@@ -8,8 +8,8 @@ from pathlib import Path
 from localllm.engine.quality_chunks import batch_size
 from localllm.formats.gguf import read_model
 from localllm.library.describe import loose_model
+from localllm.library.quality.memory import fit_together
 from localllm.placement import PlanOptions, Target, plan_for
-from localllm.quality.memory import fit_together
 
 GIB = 1 << 30
 OPTIONS = PlanOptions(n_ctx=512, n_batch=512)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from localllm.engine.context import Context
-from localllm.quality import judging
+from localllm.library.quality import judging
 from localllm.registry import Registry
 from tests.conftest import Done
 from tests.quality.conftest import Stored

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm.bench.files.reading import read_runs
-from localllm.bench.record import BenchRun
-from localllm.bench.restore import run_from
 from localllm.errors import AmbiguousModel, LocalLLMError, NotFound, UsageProblem
+from localllm.library.bench.record import BenchRun
+from localllm.library.bench.restore import run_from
 from localllm.refs import ModelRef
 from localllm.registry import Measurement, Registry
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 from localllm.bench.comparing.baseline import Found
 from localllm.bench.comparing.matching import Pair, check_comparable, matched
-from localllm.bench.record import BenchRow, BenchRun
-from localllm.bench.statistics import ratio_ci95
 from localllm.errors import UsageProblem
+from localllm.library.bench.record import BenchRow, BenchRun
+from localllm.library.bench.statistics import ratio_ci95
 
 Verdict = Literal[
     "faster", "slower", "no difference seen", "not known", "fails now", "works now",

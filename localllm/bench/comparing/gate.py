@@ -28,8 +28,8 @@ from localllm.bench.comparing.compare import has_figures
 from localllm.bench.comparing.judge import Loss, judged, samples_loss
 from localllm.bench.comparing.matching import Pair, matched
 from localllm.bench.comparing.rerun import Basis, InTime, Rerun, Settled, disturbed
-from localllm.bench.record import BenchRow, BenchRun
 from localllm.errors import DoesNotFit, EngineError, UsageProblem
+from localllm.library.bench.record import BenchRow, BenchRun
 
 RowOutcome = Literal["passed", "regression", "undecided", "failed", "missing", "skipped"]
 

@@ -20,9 +20,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localllm.bench.case import BenchTest, Setup
-from localllm.bench.restore import value_from
 from localllm.errors import LocalLLMError, UsageProblem
+from localllm.library.bench.case import BenchTest, Setup
+from localllm.library.bench.restore import value_from
 
 if TYPE_CHECKING:
     from localllm.engine.measure import BenchRunner
@@ -40,10 +40,10 @@ class Side:
     def open(self, path: str, setup: Setup, test: BenchTest) -> dict[str, Any]:
         """Load the model under `setup`, make the test's context and warm up."""
         from localllm import __version__
-        from localllm.bench.sweep import plan_options
         from localllm.engine.build import build_info
         from localllm.engine.measure import BenchRunner
         from localllm.engine.options import ContextOptions, LoadOptions
+        from localllm.library.bench.sweep import plan_options
         from localllm.placement import open_model
 
         self._stack.close()
@@ -72,7 +72,7 @@ class Side:
             raise UsageProblem("nothing is open")
         if n == 1:
             return {"ns": [self._one(self._runner)], "other_cores": None}
-        from localllm.bench.conditions.evidence import observe_opened
+        from localllm.library.bench.conditions.evidence import observe_opened
 
         with observe_opened(self._opened) as seen, seen.timed():
             took = [self._one(self._runner) for _ in range(n)]

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from localllm.bench.bench import bench
-from localllm.bench.case import Case
 from localllm.bench.comparing.baseline import Found, resolve_runs
 from localllm.bench.comparing.compare import has_figures, run_pairs
 from localllm.bench.comparing.gate import GateReport, GateRule, gate
 from localllm.bench.comparing.matching import check_comparable, model_difference
 from localllm.bench.comparing.rerun import ChildRerun
 from localllm.bench.comparing.side import case_of
-from localllm.bench.measuring.measure import Method
-from localllm.bench.record import BenchRun
-from localllm.bench.sweep import SweepOptions
 from localllm.errors import UsageProblem
 from localllm.library import find_gguf
+from localllm.library.bench.bench import bench
+from localllm.library.bench.case import Case
+from localllm.library.bench.measuring.measure import Method
+from localllm.library.bench.record import BenchRun
+from localllm.library.bench.sweep import SweepOptions
 from localllm.registry import Model, Registry
 from localllm.ui import Sink
 
@@ -92,7 +92,7 @@ def _base_of(model: Model, base: Found, n_models: int) -> BenchRun:
 
 
 def _check_before(model: Model, base: BenchRun, options: GateOptions) -> None:
-    from localllm.bench.conditions.machine import this_machine_record
+    from localllm.library.bench.conditions.machine import this_machine_record
 
     now = replace(
         base,

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from localllm.bench.record import BenchRow, BenchRun
 from localllm.bench.showing.labels import SETTINGS
 from localllm.errors import UsageProblem
+from localllm.library.bench.record import BenchRow, BenchRun
 
 Across = Literal["machines", "models"]
 ACROSS: tuple[Across, ...] = ("machines", "models")

@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 
 from localllm.bench.comparing.judge import LOOKS, Loss, Outcome, judged, paired_loss, rounds_loss
 from localllm.bench.comparing.side import Round, Side, case_of
-from localllm.bench.conditions.evidence import OTHER_CORES
-from localllm.bench.record import BenchRow
+from localllm.library.bench.conditions.evidence import OTHER_CORES
+from localllm.library.bench.record import BenchRow
 
 Basis = Literal["interleaved", "rounds", "samples"]
 Sampler = Callable[[], int]  # nanoseconds of one repetition

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 from localllm import config
 from localllm import errors as known_errors
-from localllm.bench.case import BenchTest, Case, Setup
-from localllm.bench.record import BenchRow
 from localllm.closing import Closing
 from localllm.engine.options import SPLIT_MODES, FlashAttention, SplitMode
 from localllm.errors import EngineError, LocalLLMError, UsageProblem
+from localllm.library.bench.case import BenchTest, Case, Setup
+from localllm.library.bench.record import BenchRow
 
 _FLASH: dict[int, FlashAttention] = {-1: "auto", 0: "off", 1: "on"}
 

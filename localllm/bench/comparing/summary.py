@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from localllm.bench.comparing.compare import Compared, Difference
 from localllm.bench.comparing.gate import GateReport, GateRow
-from localllm.bench.record import BenchRow, BenchRun
+from localllm.library.bench.record import BenchRow, BenchRun
 from localllm.ui import Bytes, Moment, Rate, Seconds
 
 _MARKS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from localllm.bench.record import BenchRow
+from localllm.library.bench.record import BenchRow
 
 Kind = Literal["text", "bool", "int", "float"]
 Value = str | bool | int | float

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Hashable, Iterable, Sequence
 
-from localllm.bench.record import SCHEMA, BenchRow, BenchRun
+from localllm.library.bench.record import SCHEMA, BenchRow, BenchRun
 
 _MEASURED = {
     "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts",

@@ -9,10 +9,10 @@ from pathlib import Path, PureWindowsPath
 
 from localllm.bench.files.grouping import identity
 from localllm.bench.files.reading import read_runs
-from localllm.bench.record import BenchRun
 from localllm.bench.showing.stored import stored_runs
 from localllm.errors import LocalLLMError, UsageProblem
 from localllm.library import header_of
+from localllm.library.bench.record import BenchRun
 from localllm.refs import ModelRef
 from localllm.registry import Model, Registry
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from localllm.bench.files.fields import FIELDS, Field, text_of
-from localllm.bench.record import BenchRow
+from localllm.library.bench.record import BenchRow
 
 _SHORT = {
     "n_gpu_layers": "ngl", "split_mode": "sm", "n_threads": "threads", "no_kv_offload": "nkvo",

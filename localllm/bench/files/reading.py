@@ -18,9 +18,9 @@ from localllm.bench.files.csvtext import table
 from localllm.bench.files.grouping import grouped
 from localllm.bench.files.rows import row_from
 from localllm.bench.files.sqltext import inserted
-from localllm.bench.record import BenchRun
-from localllm.bench.restore import run_from
 from localllm.errors import DamagedFile, FileGone, UsageProblem
+from localllm.library.bench.record import BenchRun
+from localllm.library.bench.restore import run_from
 
 LARGEST = 256 << 20  # bytes; a row takes about 2 KB
 _NO_BENCHMARK = "bench import reads llama-bench's -o json, jsonl, csv and sql, and bench --json"

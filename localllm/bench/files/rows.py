@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import PureWindowsPath
 from typing import Any
 
-from localllm.bench.case import BenchTest
 from localllm.bench.files.fields import FIELDS, Field
-from localllm.bench.record import BenchRow
-from localllm.bench.restore import value_from
-from localllm.bench.statistics import ci95
 from localllm.errors import DamagedFile, UsageProblem
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.record import BenchRow
+from localllm.library.bench.restore import value_from
+from localllm.library.bench.statistics import ci95
 
 _LARGEST = 2**63  # of the integers that SQLite and llama.cpp have
 _MOST_SAMPLES = 100_000

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from localllm.bench.files.fields import FIELDS, Field, text_of, value_of
 from localllm.bench.files.markdown import markdown
-from localllm.bench.record import BenchRow
+from localllm.library.bench.record import BenchRow
 from localllm.ui.sink import to_json
 
 Format = Literal["md", "csv", "json", "jsonl", "sql"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from localllm.bench.record import BenchRun
 from localllm.bench.showing.figures import all_figures
+from localllm.library.bench.record import BenchRun
 from localllm.ui import View
 from localllm.ui.view import Note
 

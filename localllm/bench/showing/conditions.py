@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from localllm.bench.record import BenchRow, BenchRun
 from localllm.bench.showing.labels import Entry, settings_text, shared_settings
+from localllm.library.bench.record import BenchRow, BenchRun
 from localllm.ui import Bytes, Fields, Moment, Percent, Rate, Seconds, Table
 from localllm.ui.view import AnyCell, Toned
 

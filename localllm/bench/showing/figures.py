@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from localllm.bench.case import BenchTest
-from localllm.bench.record import BenchRow, BenchRun, Percentiles
 from localllm.bench.showing.labels import SETTINGS, Entry, entries, run_names
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.record import BenchRow, BenchRun, Percentiles
 from localllm.ui.figure import (
     Axis,
     Bar,

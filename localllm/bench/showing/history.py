@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from localllm.bench.record import BenchRow, BenchRun
 from localllm.bench.showing.labels import settings_text, telling_settings
 from localllm.bench.showing.stored import Skipped, Stored
 from localllm.bench.showing.trends import trend_key
+from localllm.library.bench.record import BenchRow, BenchRun
 
 
 @dataclass(frozen=True)

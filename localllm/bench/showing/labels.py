@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from localllm.bench.files.fields import FIELDS
-from localllm.bench.record import BenchRow, BenchRun
+from localllm.library.bench.record import BenchRow, BenchRun
 from localllm.ui import Moment
 
 # Settings in llama-bench's order, with the letters of their options.

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from localllm import __version__
-from localllm.bench.files.outfile import replace_file
-from localllm.bench.record import BenchRun
 from localllm.bench.showing import figures
 from localllm.bench.showing.conditions import devices_table, rows_table, run_fields, signed_percent
 from localllm.bench.showing.labels import entries, run_names
 from localllm.bench.showing.trends import trend_key, trends
+from localllm.library.bench.record import BenchRun
 from localllm.ui import Moment, Note, Rate, Seconds, Table
+from localllm.ui.outfile import replace_file
 from localllm.ui.page import Block, Folded, Page, Section, render_page
 
 

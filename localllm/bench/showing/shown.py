@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from localllm.bench.record import BenchRun, Failure, Percentiles
 from localllm.bench.showing.conditions import devices_table, rows_table, run_fields, signed_percent
 from localllm.bench.showing.labels import entries
+from localllm.library.bench.record import BenchRun, Failure, Percentiles
 from localllm.ui import Heading, Rate, Seconds, Table
 from localllm.ui.view import AnyCell, Part, Toned
 

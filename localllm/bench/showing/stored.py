@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from localllm.bench.comparing.baseline import run_of
-from localllm.bench.record import BenchRun
 from localllm.errors import LocalLLMError, ModelNotFound, NotFound, UsageProblem
+from localllm.library.bench.record import BenchRun
 from localllm.registry import Measurement, Registry
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from localllm.bench.record import BenchRow, BenchRun, DeviceMemory, LatencyRow, Percentiles
-from localllm.bench.showing.labels import SETTINGS, differing_settings
+from localllm.bench.showing.labels import SETTINGS, differing_settings, telling_settings
+from localllm.library.bench.record import BenchRow, BenchRun, DeviceMemory, LatencyRow, Percentiles
 from localllm.ui import Bytes, Count, Percent, Rate, Seconds, Table, View
 from localllm.ui.view import AnyCell, Heading, Note, Part, Toned
 
@@ -16,6 +16,8 @@ _NAMES = {
     "main_gpu": "main GPU", "no_kv_offload": "nkvo", "flash_attn": "fa", "tensor_split": "ts",
 }  # fmt: skip
 _FLASH = {-1: "auto", 0: "off", 1: "on"}
+# Told also where all rows have the same value, if it is not the usual one.
+_TOLD = {"n_batch", "n_ubatch", "type_k", "type_v"}
 _MOST_NAMED = 4  # rows in one note
 _MEMORY_ERROR = 0.05  # a prediction that was further off than this stands out
 
@@ -50,9 +52,10 @@ def _columns(rows: Sequence[BenchRow]) -> list[_Column]:
     several = len({row.model for row in rows}) > 1
     differing = [name for name, _ in differing_settings(rows)]
     has_gpu = any(row.gpu_info for row in rows)
+    told = {name for name, _ in telling_settings(rows)} & _TOLD
     settings = [
         name for name, _ in SETTINGS
-        if name in differing and not (name == "n_gpu_layers" and has_gpu)
+        if (name in differing and not (name == "n_gpu_layers" and has_gpu)) or name in told
     ]  # fmt: skip
     columns = [_Column("model", lambda r: r.model)]
     if several:

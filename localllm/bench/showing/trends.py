@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Sequence
 
-from localllm.bench.record import BenchRow, BenchRun
 from localllm.bench.showing.figures import INTERVAL, RATE, kind_of, setting_values
 from localllm.bench.showing.labels import settings_text, telling_settings
+from localllm.library.bench.record import BenchRow, BenchRun
 from localllm.ui.figure import Axis, LinePlot, Point, Series
 
 

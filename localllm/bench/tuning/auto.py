@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from localllm.bench.case import BenchTest, Setup
 from localllm.bench.tuning.duel import Duel, Outcome, duel
 from localllm.bench.tuning.space import Axis, Part, Tuning
+from localllm.library.bench.case import BenchTest, Setup
 
 # Seconds that one run of the test takes under the setup; None where it fails.
 Timer = Callable[[Setup, BenchTest], float | None]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from localllm.bench.case import Setup
+from localllm.library.bench.case import Setup
 
 Part = Literal["pp", "tg"]
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from localllm.bench.case import BenchTest, Case, Setup
-from localllm.bench.measuring.measure import Method, Order
-from localllm.bench.measuring.workers import RowFailed, Worker
-from localllm.bench.sweep import Sweep
 from localllm.bench.tuning.auto import Search, Timer, search
 from localllm.bench.tuning.space import Cores, Tuning, axes
 from localllm.errors import DoesNotFit, EngineError, LocalLLMError
 from localllm.hardware import Cpu
+from localllm.library.bench.case import BenchTest, Case, Setup
+from localllm.library.bench.measuring.measure import Method, Order
+from localllm.library.bench.measuring.workers import RowFailed, Worker
+from localllm.library.bench.sweep import Sweep
 from localllm.library.defaults import LoadDefaults, forget_defaults, keep_defaults
 from localllm.registry import Registry
 from localllm.ui import Progress

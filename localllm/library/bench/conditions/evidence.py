@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from localllm.bench.record import Evidence
+from localllm.library.bench.record import Evidence
 
 if TYPE_CHECKING:
     from localllm.hardware import CpuLoad, CpuSampler, Gpu, GpuLoad, GpuSampler
@@ -82,7 +82,7 @@ def observe(
 
 def observe_opened(opened: Opened) -> AbstractContextManager[Observation]:
     """Watch what this model runs on: the GPUs that hold a layer of it, and the processor."""
-    from localllm.bench.measuring.devices import gpus_by_name
+    from localllm.library.bench.measuring.devices import gpus_by_name
 
     names = [name for name, _ in opened.placed.devices if name != "CPU"]
     return observe(bool(names), gpu_indices=_nvml_indices(names, gpus_by_name() if names else {}))

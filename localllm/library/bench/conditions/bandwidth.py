@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from localllm.bench.case import BenchTest
-from localllm.bench.measuring.devices import gpus_by_name
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.measuring.devices import gpus_by_name
 from localllm.placement import archs
 from localllm.placement.kv import CELL_PADDING, CacheOptions, model_cache
 

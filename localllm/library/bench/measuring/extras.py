@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from localllm.bench.record import BatchedRow, LatencyRow, ServingRow
 from localllm.engine.options import ContextOptions
+from localllm.library.bench.record import BatchedRow, LatencyRow, ServingRow
 from localllm.placement.options import PlanOptions
 
 What = Literal["latency", "batched", "serving"]
@@ -54,7 +54,7 @@ def measure_extra(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ..
 
 
 def _latency(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ...]:
-    from localllm.bench.measuring.latency import latency
+    from localllm.library.bench.measuring.latency import latency
     from localllm.placement import open_model
 
     options = replace(extra.options, n_ctx=extra.n_prompt + extra.n_gen)
@@ -66,7 +66,7 @@ def _latency(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ...]:
 
 
 def _batched(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ...]:
-    from localllm.bench.measuring.batched import batched
+    from localllm.library.bench.measuring.batched import batched
 
     return batched(
         Path(extra.path), extra.counts, extra.n_prompt, extra.n_gen, extra.options,
@@ -76,7 +76,7 @@ def _batched(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ...]:
 
 
 def _serving(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ...]:
-    from localllm.bench.serving import serving
+    from localllm.library.bench.serving import serving
 
     return serving(
         Path(extra.path), extra.counts, extra.n_prompt, extra.n_gen, extra.options,

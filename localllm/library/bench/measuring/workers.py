@@ -19,13 +19,13 @@ from typing import IO, Any, Protocol
 
 from localllm import config
 from localllm import errors as known_errors
-from localllm.bench.measuring.extras import KINDS, Extra, Row, measure_extra
-from localllm.bench.measuring.failures import death, failure_of
-from localllm.bench.measuring.measure import Bencher, Loading, Measured, Order, Sampled
-from localllm.bench.measuring.priority import set_priority
-from localllm.bench.record import Failure
-from localllm.bench.restore import value_from
 from localllm.errors import EngineError, LocalLLMError
+from localllm.library.bench.measuring.extras import KINDS, Extra, Row, measure_extra
+from localllm.library.bench.measuring.failures import death, failure_of
+from localllm.library.bench.measuring.measure import Bencher, Loading, Measured, Order, Sampled
+from localllm.library.bench.measuring.priority import set_priority
+from localllm.library.bench.record import Failure
+from localllm.library.bench.restore import value_from
 
 _LAST_LINES = 50
 _POLL_S = 0.5  # how long Windows may be deaf to Ctrl-C
@@ -157,12 +157,12 @@ class _Child:
 
     def __init__(self, verbose: bool) -> None:
         # It must find this package, and nothing that lies in the current folder (-P).
-        package_root = str(Path(__file__).resolve().parents[3])
+        package_root = str(Path(__file__).resolve().parents[4])
         environment = {**config.environment(), "PYTHONPATH": package_root}
         environment["GGML_NO_BACKTRACE"] = "1"
         try:
             self.process: subprocess.Popen[str] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "localllm.bench.measuring.child"],
+                [sys.executable, "-P", "-m", "localllm.library.bench.measuring.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -10,9 +10,9 @@ from localllm import __version__
 from localllm.errors import Interrupted, LocalLLMError, UsageProblem
 from localllm.library import header_of
 from localllm.library.derive import parent_of
-from localllm.placement import Advice, PlanOptions
-from localllm.quality.judging import HowToRun, Judged, Judging
-from localllm.quality.record import (
+from localllm.library.quality.judging import HowToRun, Judged, Judging
+from localllm.library.quality.record import (
+    Conditions,
     Failed,
     Identity,
     Quality,
@@ -21,7 +21,8 @@ from localllm.quality.record import (
     earlier,
     keep,
 )
-from localllm.quality.text import JudgedBy
+from localllm.library.quality.text import JudgedBy
+from localllm.placement import Advice, PlanOptions
 from localllm.registry import Model, Registry
 from localllm.ui import Progress
 
@@ -60,28 +61,14 @@ def quality(
     Raises UsageProblem (different vocabularies, a text that is too short), DamagedFile (NaN),
     and what loading raises; of several models, one that fails leaves the others to go on.
     """
-    from localllm.engine.build import build_info
-    from localllm.engine.quality_chunks import batch_size
-
-    size = batch_size(plan.n_ctx or 512)
-    plan = replace(
-        plan, n_ctx=plan.n_ctx or 512, n_parallel=size.n_parallel, n_batch=size.n_batch,
-        n_ubatch=size.n_ubatch,
-    )  # fmt: skip
-    settings = Settings(
-        plan.n_ctx or 512, chunks, plan.type_k, plan.type_v, plan.flash_attn, plan.n_gpu_layers
-    )
-    identity = None if base is None else Identity(*parent_of(base, progress))
-    of_text = Identity(text.name, text.sha256)
-    commit = build_info().commit
-    known = {
-        model.name: None if again else earlier(registry, model, identity, of_text, settings, commit)
-        for model in models
-    }
+    plan = batched(plan)
+    wanted = conditions(base, text, plan, chunks, progress)
+    known = {model.name: None if again else earlier(registry, model, wanted) for model in models}
     if len(known) < len(models):
         raise UsageProblem("a model is named twice")
     judging = Judging(
-        [model for model in models if known[model.name] is None], base, identity, text, settings,
+        [model for model in models if known[model.name] is None], base, wanted.base, text,
+        wanted.settings,
         HowToRun(plan, threads, require_gpu, force), base_cache, registry, progress,
     )  # fmt: skip
     if judging.models:
@@ -95,9 +82,34 @@ def quality(
     report = QualityReport(
         tuple(row for row in ordered if row is not None),
         tuple(Failed(model.name, error.kind, error.message) for model, error in judging.failed),
-        identity, of_text, settings, judging.n_tokens,
+        wanted.base, wanted.text, wanted.settings, judging.n_tokens,
     )  # fmt: skip
     return Outcome(report, _error(judging), tuple(judging.advice))
+
+
+def batched(plan: PlanOptions) -> PlanOptions:
+    """`plan` (its context is that of one chunk, 512 by default) with as many chunks at once as
+    one physical batch takes."""
+    from localllm.engine.quality_chunks import batch_size
+
+    n_ctx = plan.n_ctx or 512
+    size = batch_size(n_ctx)
+    return replace(
+        plan, n_ctx=n_ctx, n_parallel=size.n_parallel, n_batch=size.n_batch, n_ubatch=size.n_ubatch
+    )
+
+
+def conditions(
+    base: Model | None, text: JudgedBy, plan: PlanOptions, chunks: int | None, progress: Progress
+) -> Conditions:
+    """What the figures of a measurement depend on. Hashes a base that nobody hashed yet."""
+    from localllm.engine.build import build_info
+
+    settings = Settings(
+        plan.n_ctx or 512, chunks, plan.type_k, plan.type_v, plan.flash_attn, plan.n_gpu_layers
+    )
+    identity = None if base is None else Identity(*parent_of(base, progress))
+    return Conditions(identity, Identity(text.name, text.sha256), settings, build_info().commit)
 
 
 def _row(found: Judged, judging: Judging) -> Quality:

@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm.bench.measuring.failures import failure_of
-from localllm.bench.record import BatchedRow, Failure
 from localllm.errors import LocalLLMError, UsageProblem
+from localllm.library.bench.measuring.failures import failure_of
+from localllm.library.bench.record import BatchedRow, Failure
 
 if TYPE_CHECKING:
     from localllm.engine.batching import TokenBatch

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm.bench.measuring.failures import failure_of
-from localllm.bench.measuring.latency import percentiles
-from localllm.bench.record import BatchedRow, Failure, ServingRow
 from localllm.errors import LocalLLMError, UsageProblem
+from localllm.library.bench.measuring.failures import failure_of
+from localllm.library.bench.measuring.latency import percentiles
+from localllm.library.bench.record import BatchedRow, Failure, ServingRow
 
 if TYPE_CHECKING:
     from localllm.engine.context import Context

@@ -9,15 +9,16 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from localllm.bench.case import BenchTest, Case
-from localllm.bench.measuring.extras import Extra, Row, What
-from localllm.bench.measuring.failures import error_of
-from localllm.bench.measuring.measure import DevicePeak
-from localllm.bench.measuring.workers import RowFailed
-from localllm.bench.outcome import subject_of
-from localllm.bench.record import BatchedRow, BenchRun, LatencyRow, ServingRow
-from localllm.bench.sweep import Sweep, SweepOptions, failures, plan_options
 from localllm.errors import GpuRequired, LocalLLMError, UsageProblem
+from localllm.library.bench.case import BenchTest, Case
+from localllm.library.bench.largest import FIT, counts_up_to, largest_parallel
+from localllm.library.bench.measuring.extras import Extra, Row, What
+from localllm.library.bench.measuring.failures import error_of
+from localllm.library.bench.measuring.measure import DevicePeak
+from localllm.library.bench.measuring.workers import RowFailed
+from localllm.library.bench.outcome import subject_of
+from localllm.library.bench.record import BatchedRow, BenchRun, LatencyRow, ServingRow
+from localllm.library.bench.sweep import Sweep, SweepOptions, failures, plan_options
 from localllm.registry import Model, Registry
 from localllm.ui import Progress
 
@@ -29,7 +30,8 @@ class Extras:
     """What to measure beside the rows; 0 and empty is nothing.
 
     `n_loads`: cold and warm loads each; `n_answers`: of the latency test; `batched`: numbers of
-    sequences decoding together; `serving`: of clients at the engine's scheduler.
+    sequences decoding together; `serving`: of clients at the engine's scheduler. (FIT,) is up to
+    the largest number that fits.
     """
 
     n_loads: int = 0
@@ -66,9 +68,9 @@ def sweep_of(
 ) -> Sweep:
     """The sweep, looked up where it is to be resumed, and not begun: hardware, build and memory
     bandwidth (0.6 s, only where tokens are generated) are looked at here, while it is quiet."""
-    from localllm.bench.conditions.machine import machine_record, versions
     from localllm.engine.build import build_info
     from localllm.formats.gguf import read_model
+    from localllm.library.bench.conditions.machine import machine_record, versions
     from localllm.placement import this_machine, unused_advice
     from localllm.placement.here import look
 
@@ -125,7 +127,7 @@ def _extras(sweep: Sweep, progress: Progress, extras: Extras, warn: Tell) -> Non
     case = sweep.cases[0]
     name, path = sweep.run.model, sweep.subject.model.path
     if extras.n_loads and sweep.run.load is None:
-        from localllm.bench.measuring.loading import load_times
+        from localllm.library.bench.measuring.loading import load_times
 
         with progress.steps(f"load {name}", 2 * extras.n_loads + 1) as advance:
             try:
@@ -154,12 +156,18 @@ def _extra(
     sweep: Sweep, what: What, counts: tuple[int, ...], progress: Progress, warn: Tell
 ) -> tuple[Row, ...]:
     """Under the first case's setup, with the sweep's own prompt and generation lengths."""
-    setup = sweep.cases[0].setup
+    setup = sweep.fitted(sweep.cases[0]).setup
     test = _size(sweep.cases)
+    options = plan_options(setup, test)
+    if counts == (FIT,):
+        most = largest_parallel(
+            lambda n: sweep.planned(replace(options, n_parallel=n)), setup.n_batch
+        )
+        counts = counts_up_to(most)
     order = Extra(
         what=what,
         path=str(sweep.subject.model.path),
-        options=plan_options(setup, test),
+        options=options,
         n_threads=setup.n_threads,
         n_prompt=test.n_prompt,
         n_gen=test.n_gen,
@@ -189,7 +197,7 @@ def _size(cases: Sequence[Case]) -> BenchTest:
 def peaks_of(cases: Sequence[Case]) -> tuple[DevicePeak, ...]:
     """What the devices' memory reads at most; measured for the CPU. Nothing where no row is of
     token generation alone, the only kind that it is compared with."""
-    from localllm.bench.conditions.bandwidth import measure_peaks
+    from localllm.library.bench.conditions.bandwidth import measure_peaks
 
     if not any(case.test.n_gen and not case.test.n_prompt for case in cases):
         return ()

@@ -6,8 +6,8 @@ import re
 import signal
 from collections.abc import Sequence
 
-from localllm.bench.record import Failure, FailureKind
 from localllm.errors import DoesNotFit, EngineError, LocalLLMError, UsageProblem
+from localllm.library.bench.record import Failure, FailureKind
 
 # What ggml's backends, llama.cpp and C++ say when there is no more memory.
 _MEMORY = re.compile(

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from localllm.bench.statistics import ci95, mean
 from localllm.errors import UsageProblem
+from localllm.library.bench.statistics import ci95, mean
 
 
 @dataclass(frozen=True)

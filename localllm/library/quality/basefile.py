@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from localllm.errors import FileGone, UsageProblem
-from localllm.quality.record import Identity, Settings
-from localllm.quality.text import JudgedBy
-from localllm.quality.vocabulary import Vocabulary
+from localllm.library.quality.record import Identity, Settings
+from localllm.library.quality.text import JudgedBy
+from localllm.library.quality.vocabulary import Vocabulary
 from localllm.registry import Registry
 
 if TYPE_CHECKING:

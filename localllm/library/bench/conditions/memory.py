@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from localllm.bench.record import DeviceMemory
+from localllm.library.bench.record import DeviceMemory
 
 if TYPE_CHECKING:
     from localllm.engine.memory import BufferUse
@@ -125,8 +125,8 @@ def _gpu_names() -> tuple[str, ...]:
 
 
 def _gpu_process_bytes() -> dict[str, int]:
-    from localllm.bench.measuring.devices import gpus_by_name
     from localllm.hardware import gpu_process_bytes
+    from localllm.library.bench.measuring.devices import gpus_by_name
 
     known = gpus_by_name()
     if not any(gpu.source == "nvml" for gpu in known.values()):

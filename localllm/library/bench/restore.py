@@ -8,8 +8,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from localllm.bench.record import SCHEMA, BenchRun
 from localllm.errors import DamagedFile, UsageProblem
+from localllm.library.bench.record import SCHEMA, BenchRun
 
 T = TypeVar("T")
 

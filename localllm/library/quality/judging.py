@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.errors import Interrupted, LocalLLMError
+from localllm.library.quality.basefile import BaseFile, about_base
+from localllm.library.quality.memory import fit_together
+from localllm.library.quality.record import Identity, Settings
+from localllm.library.quality.text import JudgedBy
+from localllm.library.quality.vocabulary import check_same, vocabulary_of
 from localllm.placement import Advice, PlanOptions, open_model, this_machine
-from localllm.quality.basefile import BaseFile, about_base
-from localllm.quality.memory import fit_together
-from localllm.quality.record import Identity, Settings
-from localllm.quality.text import JudgedBy
-from localllm.quality.vocabulary import check_same, vocabulary_of
 from localllm.registry import Model, Registry
 from localllm.ui import Progress
 

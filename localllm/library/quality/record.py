@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from localllm.engine.quality_figures import Figures
@@ -32,6 +32,17 @@ class Settings:
     type_v: str
     flash_attn: str
     n_gpu_layers: int | None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What figures depend on beside the model that is judged: two rows with the same conditions
+    may stand side by side."""
+
+    base: Identity | None
+    text: Identity
+    settings: Settings
+    build_commit: str
 
 
 @dataclass(frozen=True)
@@ -95,35 +106,46 @@ def keep(registry: Registry, model: Model, found: Quality) -> int:
     return registry.record(model, KIND, data)
 
 
-def earlier(
-    registry: Registry,
-    model: Model,
-    base: Identity | None,
-    text: Identity,
-    settings: Settings,
-    build_commit: str,
-) -> Quality | None:
-    """The newest measurement of the same content by the same build, None without one."""
-    digest = model.weights[0].sha256 if model.weights else None
-    if model.id is None or digest is None or (base is not None and base.sha256 is None):
+def earlier(registry: Registry, model: Model, wanted: Conditions) -> Quality | None:
+    """The newest measurement of the same content under the same conditions, None without one."""
+    if wanted.base is not None and wanted.base.sha256 is None:
         return None
+    found = (row for row in stored(registry, model) if not differences(row, wanted))
+    return next(found, None)
+
+
+def stored(registry: Registry, model: Model) -> Iterator[Quality]:
+    """Every measurement of this very content that this version reads, the newest first."""
+    digest = model.weights[0].sha256 if model.weights else None
+    if model.id is None or digest is None:
+        return
     for measured in registry.measurements(model, KIND):
-        data = measured.data
-        if (
-            measured.sha256 == digest
-            and data.get("schema") == SCHEMA
-            and data.get("build_commit") == build_commit
-            and data.get("settings") == asdict(settings)
-            and (data.get("text") or {}).get("sha256") == text.sha256
-            and (data.get("base") or {}).get("sha256") == (base.sha256 if base else None)
-        ):
-            return quality_from(data, measured.id)
-    return None
+        if measured.sha256 == digest and measured.data.get("schema") == SCHEMA:
+            yield quality_from(measured.data, measured.id)
+
+
+def differences(row: Quality, wanted: Conditions) -> tuple[str, ...]:
+    """In what `row` was taken under other conditions than `wanted`, in words; empty: in nothing."""
+    own, other = row.settings, wanted.settings
+    found = []
+    if row.text.sha256 != wanted.text.sha256:
+        found.append(f"text {row.text.name}")
+    if (row.base and row.base.sha256) != (wanted.base and wanted.base.sha256):
+        found.append(f"against {row.base.name}" if row.base else "without a base")
+    if own.n_ctx != other.n_ctx:
+        found.append(f"contexts of {own.n_ctx} tokens")
+    if own.limit != other.limit:
+        found.append(f"{row.n_chunks} contexts")
+    if replace(own, n_ctx=other.n_ctx, limit=other.limit) != other:
+        found.append("another cache type or placement")
+    if row.build_commit != wanted.build_commit:
+        found.append(f"llama.cpp {row.build_commit}")
+    return tuple(found)
 
 
 def quality_from(data: Mapping[str, Any], number: int) -> Quality:
     """From its JSON form, as measured before."""
-    from localllm.quality.restore import figures_from
+    from localllm.library.quality.restore import figures_from
 
     base = data["base"]
     return Quality(

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from localllm import __version__
-from localllm.bench.case import Case
-from localllm.bench.measuring.measure import Measured, rates
-from localllm.bench.record import BenchRow, Failure
-from localllm.bench.statistics import ci95, deviation, mean
 from localllm.engine.options import FLASH_ATTENTION
 from localllm.engine.threads import default_threads
 from localllm.library import header_of
+from localllm.library.bench.case import Case
+from localllm.library.bench.measuring.measure import Measured, rates
+from localllm.library.bench.record import BenchRow, Failure
+from localllm.library.bench.statistics import ci95, deviation, mean
 from localllm.registry import Model
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm.bench.case import BenchTest
-from localllm.bench.conditions.bandwidth import Bandwidth
-from localllm.bench.record import DeviceMemory, Evidence
-from localllm.bench.stable import StableRule, next_step
-from localllm.bench.statistics import mean
 from localllm.closing import Closing
 from localllm.engine.options import LoadOptions
+from localllm.library.bench.case import BenchTest
+from localllm.library.bench.conditions.bandwidth import Bandwidth
+from localllm.library.bench.record import DeviceMemory, Evidence
+from localllm.library.bench.stable import StableRule, next_step
+from localllm.library.bench.statistics import mean
 from localllm.placement.plan import Plan
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ class Bencher(Closing):
 
         Raises what loading, making a context and computing raise.
         """
-        from localllm.bench.conditions.memory import device_memory
         from localllm.engine.context import Context
         from localllm.engine.measure import BenchRunner
         from localllm.engine.threadpool import attached
+        from localllm.library.bench.conditions.memory import device_memory
         from localllm.placement import Opened
 
         test, method = order.test, order.method
@@ -160,7 +160,7 @@ def rates(samples_ns: Sequence[int], n_tokens: int) -> tuple[float, ...]:
 def _samples(
     runner: BenchRunner, opened: Opened, method: Method, sampled: Sampled
 ) -> tuple[tuple[int, ...], Evidence]:
-    from localllm.bench.conditions.evidence import observe_opened
+    from localllm.library.bench.conditions.evidence import observe_opened
 
     samples: list[int] = []
     n_tokens = runner.n_prompt + runner.n_gen
@@ -186,7 +186,7 @@ def _samples(
 
 
 def _bandwidth(opened: Opened, order: Order, rates_ts: Sequence[float]) -> Bandwidth:
-    from localllm.bench.conditions.bandwidth import Peak, bandwidth
+    from localllm.library.bench.conditions.bandwidth import Peak, bandwidth
 
     peaks = {p.device: Peak(p.bytes_s, p.basis) for p in order.peaks}
     return bandwidth(opened, order.test, mean(rates_ts), peaks)

@@ -47,8 +47,8 @@ class Setup:
     """How the model is loaded and its context made: llama-bench's parameters and defaults.
 
     `n_gpu_layers` None offloads what fits by the plan; `n_threads` 0 takes one a physical core
-    that this process may use. `n_cpu_moe` keeps the expert weights of the first so many layers
-    on the CPU.
+    that this process may use, `n_ubatch` 0 the largest micro-batch that fits. `n_cpu_moe` keeps
+    the expert weights of the first so many layers on the CPU.
     """
 
     n_gpu_layers: int | None = None

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from localllm.bench.record import LatencyRow, Percentiles
 from localllm.errors import UsageProblem
+from localllm.library.bench.record import LatencyRow, Percentiles
 
 if TYPE_CHECKING:
     from localllm.engine.context import Context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from localllm.bench.case import BenchTest, Case
+from localllm.library.bench.case import BenchTest, Case
 
 WHOLE = 1000  # the sweep, in the units that are advanced by
 

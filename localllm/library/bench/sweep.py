@@ -15,14 +15,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from localllm.bench.case import BenchTest, Case, Setup
-from localllm.bench.measuring.failures import failure_of
-from localllm.bench.measuring.measure import DevicePeak, Method, Order
-from localllm.bench.measuring.pace import WHOLE, Pace
-from localllm.bench.measuring.workers import ChildWorker, HereWorker, RowFailed, Worker
-from localllm.bench.outcome import Subject, failed_row, measured_row
-from localllm.bench.record import SCHEMA, BenchRow, BenchRun, Failure, Machine
-from localllm.bench.restore import run_from
 from localllm.errors import (
     DiskFull,
     EngineError,
@@ -30,6 +22,15 @@ from localllm.errors import (
     LocalLLMError,
     RegistryBroken,
 )
+from localllm.library.bench.case import BenchTest, Case, Setup
+from localllm.library.bench.largest import FIT, largest_ubatch
+from localllm.library.bench.measuring.failures import failure_of
+from localllm.library.bench.measuring.measure import DevicePeak, Method, Order
+from localllm.library.bench.measuring.pace import WHOLE, Pace
+from localllm.library.bench.measuring.workers import ChildWorker, HereWorker, RowFailed, Worker
+from localllm.library.bench.outcome import Subject, failed_row, measured_row
+from localllm.library.bench.record import SCHEMA, BenchRow, BenchRun, Failure, Machine
+from localllm.library.bench.restore import run_from
 from localllm.registry import Model, Registry
 from localllm.ui import Progress
 
@@ -92,6 +93,14 @@ def sweep_digest(
         build,
     ]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+
+def whole_run(registry: Registry, model: Model, sweep: str) -> BenchRun | None:
+    """The newest whole run of the sweep with this digest that is kept for `model`."""
+    for kept in registry.measurements(model, "bench"):
+        if kept.data.get("sweep") == sweep and kept.data.get("complete"):
+            return replace(run_from(kept.data, origin=f"run {kept.id}"), id=kept.id)
+    return None
 
 
 class Sweep:
@@ -196,6 +205,7 @@ class Sweep:
     ) -> BenchRow:
         plan: Plan | None = None
         try:
+            case = self.fitted(case)
             plan = self.plan(case)
             self.check(plan)
         except LocalLLMError as error:
@@ -227,12 +237,27 @@ class Sweep:
             loading.close()
         return measured_row(self.subject, case, plan, measured)
 
+    def fitted(self, case: Case) -> Case:
+        """The case with the largest micro-batch that fits, where it asks for that."""
+        setup = case.setup
+        if setup.n_ubatch != FIT:
+            return case
+
+        def plan(n_ubatch: int) -> Plan:
+            return self.plan(replace(case, setup=replace(setup, n_ubatch=n_ubatch)))
+
+        found = largest_ubatch(plan, setup.n_batch)
+        return replace(case, setup=replace(setup, n_ubatch=found))
+
     def plan(self, case: Case) -> Plan:
-        """Where the case's model and cache go, with llama.cpp's own figures (0.5 s for each
-        that differs); by arithmetic where its dry run fails, which the real run will tell."""
+        """Where the case's model and cache go."""
+        return self.planned(plan_options(case.setup, case.test))
+
+    def planned(self, options: PlanOptions) -> Plan:
+        """With llama.cpp's own figures (0.5 s for each that differs); by arithmetic where its
+        dry run fails, which the real run will tell."""
         from localllm.placement import plan_for, settled_plan
 
-        options = plan_options(case.setup, case.test)
         if options not in self._plans:
             path = self.subject.model.path
             try:

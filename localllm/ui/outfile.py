@@ -15,10 +15,7 @@ def replace_file(path: Path, text: str) -> None:
     What UTF-8 cannot hold (file names that are no text) is written with backslashes. Raises
     UsageProblem for a folder, FileGone where its folder is not there, OSError.
     """
-    if path.is_dir():
-        raise UsageProblem(f"{path} is a folder", "give the name of a file in it")
-    if not path.parent.is_dir():
-        raise FileGone(f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
+    check_place(path)
     if path.exists() and not path.is_file():  # /dev/stdout and other devices are written to
         path.write_bytes(text.encode("utf-8", "backslashreplace"))
         return
@@ -32,6 +29,15 @@ def replace_file(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_place(path: Path) -> None:
+    """Raise what `replace_file` would for a place that no file can have, before the work that
+    leads up to it."""
+    if path.is_dir():
+        raise UsageProblem(f"{path} is a folder", "give the name of a file in it")
+    if not path.parent.is_dir():
+        raise FileGone(f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
 
 
 def _share(temporary: Path, path: Path) -> None:

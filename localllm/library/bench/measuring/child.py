@@ -1,6 +1,6 @@
 """The process that measures for a sweep, so that a crash of native code ends a row and no more.
 
-    python -m localllm.bench.measuring.child
+    python -m localllm.library.bench.measuring.child
 
 Orders (of rows, and of what is measured beside them) come in on stdin, one JSON object a line; on
 stdout come lines {"event": ...}: loading (bytes), sample (ns), and one of done, failed (a row's
@@ -20,12 +20,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from localllm.bench.measuring.extras import Extra, measure_extra
-from localllm.bench.measuring.failures import failure_of
-from localllm.bench.measuring.measure import Bencher, Order
-from localllm.bench.measuring.priority import set_priority
-from localllm.bench.restore import value_from
 from localllm.errors import LocalLLMError
+from localllm.library.bench.measuring.extras import Extra, measure_extra
+from localllm.library.bench.measuring.failures import failure_of
+from localllm.library.bench.measuring.measure import Bencher, Order
+from localllm.library.bench.measuring.priority import set_priority
+from localllm.library.bench.restore import value_from
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """How long a model takes to load, from the disk (cold) and from the page cache (warm).
 
-Each load is in a process of its own: `python -m localllm.bench.measuring.loading` is that child, a
-pickled request in, one JSON object out.
+Each load is in a process of its own: `python -m localllm.library.bench.measuring.loading` is
+that child, a pickled request in, one JSON object out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from localllm import config
 from localllm import errors as known_errors
-from localllm.bench.record import LoadTimes
 from localllm.errors import EngineError, LocalLLMError
+from localllm.library.bench.record import LoadTimes
 
 if TYPE_CHECKING:
     from localllm.engine.options import ContextOptions, LoadOptions
@@ -46,8 +46,8 @@ def load_times(
     cannot be emptied the cold ones are skipped at once.
     Raises what loading raises; EngineError when a child dies or takes longer than `timeout_s`.
     """
-    from localllm.bench.measuring.page_cache import evict
     from localllm.engine.load import shards_of
+    from localllm.library.bench.measuring.page_cache import evict
 
     request = _Request(path, options, load, context, force)
     files = shards_of(path)
@@ -80,9 +80,9 @@ class _Request:
 
 def _one(request: _Request, timeout_s: float) -> float:
     """One load in a fresh process."""
-    package_root = str(Path(__file__).resolve().parents[3])
+    package_root = str(Path(__file__).resolve().parents[4])
     # -P: nothing that lies in the current folder is imported.
-    command = [sys.executable, "-P", "-m", "localllm.bench.measuring.loading"]
+    command = [sys.executable, "-P", "-m", "localllm.library.bench.measuring.loading"]
     environment = {**config.environment(), "PYTHONPATH": package_root, "GGML_NO_BACKTRACE": "1"}
     try:
         done = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING
 
-from localllm.bench.record import Machine
+from localllm.library.bench.record import Machine
 
 if TYPE_CHECKING:
     from localllm.hardware import Hardware
