@@ -45,7 +45,8 @@ class Converter:
 class Conversion:
     """One run of the converter. `base` is the base model's folder of an adapter; `metadata`
     are text keys added to the file; `pre_tokenizer` stands in for one the converter does not
-    know."""
+    know. `header_only` writes the true header before a hole as large as the tensors, which are
+    not computed: seconds, and hardly any disk where files can have holes."""
 
     folder: Path
     out_type: OutType = "auto"
@@ -53,6 +54,7 @@ class Conversion:
     base: Path | None = None
     pre_tokenizer: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    header_only: bool = False
 
 
 def find_converter(beside: Path) -> Converter:
@@ -175,6 +177,7 @@ def _child(
         "folder": str(conversion.folder.resolve()),
         "metadata": dict(conversion.metadata),
         "pre_tokenizer": conversion.pre_tokenizer,
+        "header_only": conversion.header_only,
     }
     with tempfile.TemporaryDirectory() as neutral, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(

@@ -57,6 +57,8 @@ def _prepare(request: dict[str, Any], cache: str, out: TextIO) -> None:
     _refuse_code(request["folder"])
     _report_progress(out)
     _add_metadata(request["metadata"])
+    if request["header_only"]:
+        _leave_tensors_out()
     if request["pre_tokenizer"] is not None:
         _take_pre_tokenizer(request["pre_tokenizer"])
 
@@ -130,6 +132,21 @@ def _add_metadata(pairs: dict[str, str]) -> None:
         return write(self, *args, **kwargs)
 
     GGUFWriter.write_header_to_file = with_pairs
+
+
+def _leave_tensors_out() -> None:
+    """The converter's tensors are lazy: until they are written, only shapes and types are known.
+    Written is a hole of the size that they would have."""
+    GGUFWriter: Any = import_module("gguf").GGUFWriter  # noqa: N806
+
+    def hole(self: Any, *, progress: bool = False) -> None:
+        self.write_ti_data_to_file()
+        for file, tensors in zip(self.fout, self.tensors, strict=True):
+            self.write_padding(file, file.tell())
+            sizes = (self.ggml_pad(one.nbytes, self.data_alignment) for one in tensors.values())
+            file.truncate(file.tell() + sum(sizes))
+
+    GGUFWriter.write_tensors_to_file = hole
 
 
 def _take_pre_tokenizer(name: str) -> None:

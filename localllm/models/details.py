@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +36,20 @@ class ShownFile:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A parent, with its own parents as far as the registry still has them."""
+    """A parent, with its own parents as far as the registry still has them.
+
+    `operation`, `parameters`, `inputs` (digests by name) and `versions` are how the model above
+    was made from it.
+    """
 
     name: str
     sha256: str | None
-    operation: str | None  # how the model above was made from it; None at the root
+    operation: str | None
     present: bool
     parents: tuple[Ancestor, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class ShownModel:
     parents: tuple[Ancestor, ...]
     made_by: str | None  # the command
     parameters: Mapping[str, Any]
+    inputs: Mapping[str, str]  # digests of what it was made with: imatrix, calibration text
+    versions: Mapping[str, str]  # of the programs that made it
     children: tuple[str, ...]
     measurements: tuple[Measurement, ...]
 
@@ -116,6 +125,8 @@ def details(model: Model, registry: Registry) -> ShownModel:
         parents=_ancestors(model, {m.name: m for m in registry.models()}, 0),
         made_by=None if lineage is None else lineage.command,
         parameters={} if lineage is None else lineage.parameters,
+        inputs={} if lineage is None else lineage.inputs,
+        versions={} if lineage is None else lineage.versions,
         children=tuple(c.name for c in registry.children(model)),
         measurements=registry.measurements(model),
     )
@@ -168,6 +179,8 @@ def _license(model: Model, header: GGUFView | None) -> str | None:
 
 
 def _template(model: Model, header: GGUFView | None) -> str | None:
+    if isinstance(preset := model.extras.get("chat_template"), str):
+        return preset  # a Modelfile's, in place of the file's own
     if header is not None and (own := header.text("tokenizer.chat_template")):
         return own
     return model.extras.get("template")
@@ -181,7 +194,13 @@ def _ancestors(model: Model, known: Mapping[str, Model], depth: int) -> tuple[An
         parent = known.get(name)
         above = () if parent is None else _ancestors(parent, known, depth + 1)
         here = parent is not None or (ModelRef.parse(name).scheme == "file" and Path(name).exists())
-        found.append(Ancestor(name, digest, model.lineage.operation, here, above))
+        made = model.lineage
+        found.append(
+            Ancestor(
+                name, digest, made.operation, here, above, made.parameters, made.inputs,
+                made.versions,
+            )
+        )  # fmt: skip
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from localllm.errors import NotFound, UsageProblem
 from localllm.library import ModelName, find_model
+from localllm.library.presets import modelfile_of
 from localllm.models.details import (
     Ancestor,
     MetadataValue,
@@ -21,6 +22,8 @@ from localllm.models.details import (
 from localllm.registry import Measurement, Registry
 from localllm.ui import Bytes, Count, Fields, Heading, Moment, Sink, Table, Text, Tree, View
 
+_DIGITS = 12  # of a sha256
+
 
 def show_command(
     name: ModelName,
@@ -30,18 +33,25 @@ def show_command(
     keys: Annotated[bool, typer.Option("--keys", help="List every metadata key.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Print the chat template.")] = False,
     license: Annotated[bool, typer.Option("--license", help="Print the license.")] = False,
+    modelfile: Annotated[
+        bool, typer.Option("--modelfile", help="Print a Modelfile for localllm create.")
+    ] = False,
     *,
     sink: Sink,
 ) -> None:
     """Show what is known of a model."""
-    if sum((metadata is not None, keys, template, license)) > 1:
-        raise UsageProblem("choose one of --metadata, --keys, --template and --license")
+    if sum((metadata is not None, keys, template, license, modelfile)) > 1:
+        raise UsageProblem(
+            "choose one of --metadata, --keys, --template, --license and --modelfile"
+        )
     registry = Registry.open()
     model = find_model(name, registry)
     if metadata is not None:
         sink.show(metadata_value(model, metadata), lambda v: Text(_text(v.value)))
     elif keys:
         sink.show(metadata_keys(model), _keys)
+    elif modelfile:
+        sink.show({"modelfile": modelfile_of(model).text()}, lambda v: Text(v["modelfile"]))
     elif template or license:
         shown = details(model, registry)
         what = "chat template" if template else "license"
@@ -97,6 +107,8 @@ def _details(m: ShownModel) -> View:
                 ("added", Moment(m.added_at)),
                 ("page", m.page),
                 ("made by", m.made_by),
+                ("made with", _inputs(m.inputs) or None),
+                ("versions", ", ".join(f"{k} {v}" for k, v in m.versions.items()) or None),
             ]
         )
     ]
@@ -124,13 +136,29 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _branch(parent: Ancestor) -> Tree:
-    gone = "" if parent.present else " (no longer here)"
-    label = f"{parent.operation} of {parent.name}{gone}"
+    """How it was made and of what, as in `quantize Q4_K_M of org/tiny (sha256 1f3c5a7b9d02)`."""
+    gone = "" if parent.present else ", no longer here"
+    digest = f"sha256 {parent.sha256[:_DIGITS]}" if parent.sha256 else "of unknown content"
+    kind = parent.parameters.get("type")
+    what = f"{parent.operation} {kind}" if isinstance(kind, str) else str(parent.operation)
+    label = f"{what} of {parent.name} ({digest}{gone})"
+    if parent.inputs:
+        label += f", with {_inputs(parent.inputs)}"
     return Tree(label, [_branch(p) for p in parent.parents])
 
 
+def _inputs(inputs: Mapping[str, str]) -> str:
+    """Digests of what went in beside the parents, cut as digests are shown elsewhere."""
+    return ", ".join(f"{name.replace('_', ' ')} {d[:_DIGITS]}" for name, d in inputs.items())
+
+
 def _summary(measurement: Measurement) -> str:
-    """The first few numbers of a measurement, under their own names."""
+    """The rates of a benchmark, or the first few numbers of another measurement."""
+    rows = measurement.data.get("rows")
+    if measurement.kind == "bench" and isinstance(rows, list):
+        good = [row for row in rows if row.get("failure") is None]
+        rates = [f"{row.get('test')} {row.get('avg_ts', 0):.4g} t/s" for row in good]
+        return ", ".join(rates[:4])
     numbers = [
         f"{key} {value:.4g}"
         for key, value in measurement.data.items()

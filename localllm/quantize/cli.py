@@ -2,171 +2,57 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from localllm.errors import Interrupted
 from localllm.library import ModelName
+from localllm.quantize import options as opt
+from localllm.quantize.measuring import Asked, show_ladder, show_measured
 from localllm.quantize.requests import Given
 from localllm.quantize.run import run_all
+from localllm.quantize.size_request import check_beside, size_asked
+from localllm.quantize.size_views import show_best
 from localllm.quantize.views import several
 from localllm.registry import Registry
 from localllm.ui import Sink
 
-_TENSORS, _WEIGHTS, _FILES = "Which tensor gets which type", "Importance matrix", "Result"
-
 
 def quantize_command(
     model: ModelName,
-    types: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TYPE...", help="Q4_K_M, IQ3_S, Q8_0, F16 and so on; or several."),
-    ] = None,
-    tensor_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tensor-type",
-            metavar="REGEX=TYPE",
-            rich_help_panel=_TENSORS,
-            help="Another type where the expression is found in the name; the first counts.",
-        ),
-    ] = None,
-    tensor_type_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--tensor-type-file",
-            metavar="FILE",
-            rich_help_panel=_TENSORS,
-            help="The same from a file, separated by blanks or lines.",
-        ),
-    ] = None,
-    output_tensor_type: Annotated[
-        str | None,
-        typer.Option(
-            "--output-tensor-type",
-            "--output-type",
-            metavar="TYPE",
-            rich_help_panel=_TENSORS,
-            help="The output tensor's type.",
-        ),
-    ] = None,
-    token_embedding_type: Annotated[
-        str | None,
-        typer.Option(
-            "--token-embedding-type",
-            "--embedding-type",
-            metavar="TYPE",
-            rich_help_panel=_TENSORS,
-            help="The token embedding's type.",
-        ),
-    ] = None,
-    leave_output_tensor: Annotated[
-        bool,
-        typer.Option(
-            "--leave-output-tensor",
-            "--leave-output",
-            rich_help_panel=_TENSORS,
-            help="Keep the output tensor as it is.",
-        ),
-    ] = False,
-    pure: Annotated[
-        bool, typer.Option("--pure", rich_help_panel=_TENSORS, help="One type for all tensors.")
-    ] = False,
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            "--plan",
-            metavar="FILE",
-            rich_help_panel=_TENSORS,
-            help="Take every tensor's type from a plan; no TYPE is given then.",
-        ),
-    ] = None,
-    save_plan: Annotated[
-        Path | None,
-        typer.Option(
-            "--save-plan",
-            metavar="FILE",
-            rich_help_panel=_TENSORS,
-            help="Write every tensor's type as a plan to edit: .json or .toml.",
-        ),
-    ] = None,
-    imatrix: Annotated[
-        str | None,
-        typer.Option(
-            "--imatrix",
-            metavar="auto|FILE|none",
-            rich_help_panel=_WEIGHTS,
-            help="Importance matrix: llama.cpp's GGUF or .dat; auto: the one kept for the "
-            "model, or made now.",
-        ),
-    ] = None,
-    include_weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--include-weights",
-            metavar="NAME",
-            rich_help_panel=_WEIGHTS,
-            help="Only the importance of tensors whose name holds this.",
-        ),
-    ] = None,
-    exclude_weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude-weights",
-            metavar="NAME",
-            rich_help_panel=_WEIGHTS,
-            help="Not the importance of tensors whose name holds this.",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option("--name", rich_help_panel=_FILES, help="What to call the result."),
-    ] = None,
-    keep_split: Annotated[
-        bool,
-        typer.Option(
-            "--keep-split", rich_help_panel=_FILES, help="As many files as the source has."
-        ),
-    ] = False,
-    prune_layers: Annotated[
-        str | None,
-        typer.Option(
-            "--prune-layers",
-            metavar="L0,L1",
-            rich_help_panel=_FILES,
-            help="Leave these layers out; those behind them move up.",
-        ),
-    ] = None,
-    override_kv: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--override-kv",
-            metavar="KEY=TYPE:VALUE",
-            rich_help_panel=_FILES,
-            help="Metadata of the result; TYPE is int, float, bool or str.",
-        ),
-    ] = None,
-    allow_requantize: Annotated[
-        bool,
-        typer.Option(
-            "--allow-requantize", help="Take a source that is quantized already (loses quality)."
-        ),
-    ] = False,
-    threads: Annotated[int, typer.Option("--threads", "-t", min=0, help="0: all cores.")] = 0,
-    max_memory: Annotated[
-        int | None,
-        typer.Option(
-            "--max-memory",
-            metavar="MiB",
-            min=1,
-            help="Memory for the rows at work (256).",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show every tensor and the exact size, write nothing.")
-    ] = False,
+    types: opt.Types = None,
+    tensor_type: opt.TensorType = None,
+    tensor_type_file: opt.TensorTypeFile = None,
+    output_tensor_type: opt.OutputTensorType = None,
+    token_embedding_type: opt.TokenEmbeddingType = None,
+    leave_output_tensor: opt.LeaveOutputTensor = False,
+    pure: opt.Pure = False,
+    plan: opt.PlanFile = None,
+    save_plan: opt.SavePlan = None,
+    imatrix: opt.Imatrix = None,
+    include_weights: opt.IncludeWeights = None,
+    exclude_weights: opt.ExcludeWeights = None,
+    name: opt.Name = None,
+    keep_split: opt.KeepSplit = False,
+    prune_layers: opt.PruneLayers = None,
+    override_kv: opt.OverrideKv = None,
+    allow_requantize: opt.AllowRequantize = False,
+    threads: opt.Threads = 0,
+    max_memory: opt.MaxMemory = None,
+    dry_run: opt.DryRun = False,
+    measure: opt.Measure = False,
+    ladder: opt.Ladder = False,
+    measure_text: opt.MeasureText = None,
+    measure_chunks: opt.MeasureChunks = None,
+    again: opt.Again = False,
+    chart: opt.Chart = None,
+    report: opt.Report = None,
+    keep: opt.Keep = "all",
+    require_fit: opt.RequireFit = False,
+    n_ctx: opt.Ctx = None,
+    size: opt.Size = None,
+    bpw: opt.Bpw = None,
+    fit: opt.FitHere = False,
+    budget: opt.Budget = None,
+    quick: opt.Quick = False,
+    text: opt.SearchText = None,
     *,
     sink: Sink,
 ) -> None:
@@ -192,8 +78,22 @@ def quantize_command(
         threads=threads,
         max_memory_mib=max_memory,
     )
+    measured = Asked(
+        measure=measure, ladder=ladder, texts=tuple(measure_text or ()), chunks=measure_chunks,
+        again=again, chart=chart, report=report, keep=keep, require_fit=require_fit, n_ctx=n_ctx,
+    )  # fmt: skip
+    measured.check(dry_run=dry_run, save_plan=save_plan, fits=fit)
+    asked = size_asked(size, bpw, fit, n_ctx if not ladder else None, budget, quick, text or ())
+    if asked is not None:
+        check_beside(given, measure=measure, ladder=ladder)
+        return show_best(model, given, asked, registry, sink, dry_run=dry_run, save_plan=save_plan)
+    if ladder:
+        return show_ladder(model, given, measured, registry, sink, dry_run=dry_run)
+    if measure:
+        return show_measured(model, given, measured, registry, sink, save_plan=save_plan)
     try:
         done = run_all(model, given, registry, sink, dry_run=dry_run, save_plan=save_plan)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; what was finished is kept", "run it again") from None
     sink.show(done[0] if len(done) == 1 else {"outputs": done}, lambda _: several(done, dry_run))
+    return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from localllm.engine.ftypes import ftype
-from localllm.errors import DiskFull, UsageProblem
+from localllm.errors import DiskFull
 from localllm.library.conversion import ConvertRequest, lineage_of, made_before, run
 from localllm.library.conversion_needs import estimated_bytes
 from localllm.library.conversion_subject import Subject, find_subject
@@ -22,7 +23,8 @@ def converted_source(
     model: Model, types: Sequence[str], registry: Registry, sink: Sink, *, dry_run: bool
 ) -> Iterator[Source]:
     """A GGUF of the safetensors `model`, in the precision of its weights: one that
-    `localllm convert` made, or a temporary one that is gone after the block.
+    `localllm convert` made, or a temporary one that is gone after the block. In a dry run that
+    is the converter's own header before a hole where the tensors would be.
 
     Raises what conversion raises, and DiskFull where it and the results do not fit together.
     """
@@ -32,14 +34,16 @@ def converted_source(
         sink.note(f"{model.name} is converted already: {made.name}")
         yield open_source(made)
         return
-    if dry_run:
-        raise UsageProblem(
-            f"{model.name} is safetensors: the plan of its GGUF is known when there is one",
-            f"localllm convert {model.name}",
-        )
     from localllm.formats.convert import find_converter
 
     converter = find_converter(registry.home / "converter")
+    how = {"converted": request.out_type}
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="localllm-plan-") as folder:
+            header = Path(folder) / "header.gguf"
+            run(subject, request, converter, None, header, sink.progress, header_only=True)
+            yield source_of([header], model, how, {"converter": converter.version})
+        return
     lineage = lineage_of(subject, request, converter, sink.progress)
     key = f"convert for quantize {lineage.parents}"
     with registry.lock(key, lambda: sink.note(f"another process is converting {model.name}")):
@@ -48,7 +52,6 @@ def converted_source(
         try:
             _check_room(made_path.parent, subject, request, types, sink)
             run(subject, request, converter, None, made_path, sink.progress)
-            how = {"converted": request.out_type}
             yield source_of([made_path], model, how, {"converter": converter.version})
         finally:
             made_path.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ class Importance:
     quiet: Mapping[str, int]
     inputs: Mapping[str, str] = field(default_factory=dict)  # digests of what it was made from
     chosen: tuple[str, ...] = ()  # the options that thinned it out, as on the command line
+    pending: bool = False  # it is not made yet: good for planning alone
 
     def metadata(self) -> dict[str, int | float | bool | str]:
         """What llama-quantize writes of a matrix; of its path the name alone."""
@@ -66,6 +67,18 @@ def load_importance(path: Path) -> Importance:
     )
 
 
+def pending_importance(source: Source, chosen: tuple[str, ...] = ()) -> Importance:
+    """What stands, in a dry run, for the matrix that `--imatrix auto` would make now: types and
+    sizes come out as with it, since only that there is one decides them."""
+    from localllm.library.imatrix import expected_matrix
+
+    path, text = expected_matrix(source.runnable)
+    return Importance(
+        path=path, sha256="0" * 64, vectors={}, datasets=text.names, n_chunks=1, quiet={},
+        inputs={"calibration_text": text.sha256}, chosen=chosen, pending=True,
+    )  # fmt: skip
+
+
 def _mean(entry: Entry, legacy: bool) -> Any:
     """Sums over counts, an expert a row. Without a count: all ones (GGUF), the sums (.dat)."""
     import numpy as np
@@ -90,9 +103,14 @@ def thinned(
     }
     if not kept:
         raise UsageProblem("--include-weights or --exclude-weights leaves no entry")
+    return replace(importance, vectors=kept, chosen=chosen_words(include, exclude))
+
+
+def chosen_words(include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """The options that say so, as on the command line."""
     words = [w for part in include for w in ("--include-weights", part)]
     words += [w for part in exclude for w in ("--exclude-weights", part)]
-    return replace(importance, vectors=kept, chosen=tuple(words))
+    return tuple(words)
 
 
 def check_importance(importance: Importance, source: Source) -> None:
@@ -127,6 +145,8 @@ def unweighted(
     output apart, which llama-imatrix leaves out."""
     from localllm.quantize.plan import is_quantized
 
+    if importance.pending:
+        return ()
     return tuple(
         t.name
         for t in tensors

@@ -25,6 +25,8 @@ def lineage_of(
     lineage is then good for its length alone.
     """
     parameters = request.recipe.parameters() | dict(source.parameters)
+    if request.search is not None:
+        parameters["search"] = dict(request.search)
     inputs = {}
     if (weights := request.importance) is not None:
         inputs = {"imatrix": weights.sha256, **weights.inputs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localllm.errors import DamagedFile, UsageProblem
 from localllm.quantize.filesize import file_sizes, shard_order
@@ -36,6 +36,7 @@ class Request:
     n_threads: int = 0  # 0: all that there are
     max_buffer_bytes: int | None = None
     name: str | None = None  # of the result; by default the model's and the type's
+    search: Mapping[str, Any] | None = None  # what was asked for, where types were searched for
 
 
 @dataclass(frozen=True)

@@ -87,12 +87,17 @@ def preview(source: Source, request: Request, progress: Progress) -> Quantized:
 
     if request.importance is not None:
         check_importance(request.importance, source)
-    # the digest of a file that was never hashed has a known length
-    lineage = lineage_of(source, request, progress, hash_parent=False)
     with Quantizer() as quantizer:
         plan = make_plan(source, request, quantizer)
-    plan = sized(plan, source, request, _metadata(source, request, made_by(plan, lineage)))
+    plan = priced(plan, source, request, progress)
     return _result(None, _name(source, request), source, request, plan, 0.0)
+
+
+def priced(plan: Plan, source: Source, request: Request, progress: Progress) -> Plan:
+    """`plan` with the exact sizes of the files that `quantize` would write."""
+    # the digest of a file that was never hashed has a known length
+    lineage = lineage_of(source, request, progress, hash_parent=False)
+    return sized(plan, source, request, _metadata(source, request, made_by(plan, lineage)))
 
 
 def quantize(
@@ -137,6 +142,13 @@ def quantize(
             finally:
                 _remove(stem)
     return _result(model, model.name, source, request, plan, took)
+
+
+def made_already(
+    source: Source, request: Request, registry: Registry, lineage: Lineage
+) -> Model | None:
+    """What `quantize` would reuse."""
+    return existing(registry, _name(source, request), lineage)
 
 
 def _name(source: Source, request: Request) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,16 +56,18 @@ def requests_for(given: Given) -> tuple[Request, ...]:
         raise UsageProblem("--include-weights and --exclude-weights choose from an --imatrix")
     if given.include_weights and given.exclude_weights:
         raise UsageProblem("--include-weights and --exclude-weights cannot be used together")
-    return tuple(
-        Request(
-            recipe=recipe,
-            planned=planned,
-            allow_requantize=given.allow_requantize,
-            n_threads=given.threads,
-            max_buffer_bytes=given.max_memory_mib << 20 if given.max_memory_mib else None,
-            name=given.name,
-        )
-        for recipe in recipes
+    return tuple(request_of(given, recipe, planned) for recipe in recipes)
+
+
+def request_of(given: Given, recipe: Recipe, planned: Mapping[str, str] | None = None) -> Request:
+    """The request for one recipe, without an importance matrix yet."""
+    return Request(
+        recipe=recipe,
+        planned=planned,
+        allow_requantize=given.allow_requantize,
+        n_threads=given.threads,
+        max_buffer_bytes=given.max_memory_mib << 20 if given.max_memory_mib else None,
+        name=given.name,
     )
 
 
@@ -75,10 +77,17 @@ def _recipes(given: Given) -> tuple[list[Recipe], dict[str, str] | None]:
         return [recipe], planned
     if not given.types:
         raise UsageProblem("no type was given", "localllm quantize MODEL Q4_K_M")
+    base = base_recipe(given)
+    names = dict.fromkeys(ftype(text).name for text in given.types)
+    return [replace(base, type=name).checked() for name in names], None
+
+
+def base_recipe(given: Given) -> Recipe:
+    """What was said beside the type, which is left open. Reads the files that were named."""
     words = [parse_tensor_type(text) for text in given.tensor_types]
     for path in given.tensor_type_files:
         words += read_tensor_types(path)
-    base = Recipe(
+    return Recipe(
         type="",
         tensor_types=tuple(words),
         output_tensor_type=given.output_tensor_type,
@@ -89,8 +98,6 @@ def _recipes(given: Given) -> tuple[list[Recipe], dict[str, str] | None]:
         metadata=parse_overrides(given.override_kv),
         keep_split=given.keep_split,
     )
-    names = dict.fromkeys(ftype(text).name for text in given.types)
-    return [replace(base, type=name).checked() for name in names], None
 
 
 def _planned(given: Given, path: Path) -> tuple[Recipe, dict[str, str]]:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from localllm.errors import DamagedFile
 from localllm.library.find import find_model
+from localllm.library.imatrix import find_imatrix, make_imatrix
 from localllm.quantize.convert_first import converted_source
+from localllm.quantize.importance import Importance, chosen_words, pending_importance
 from localllm.quantize.plan import Request, is_quantized, make_plan
 from localllm.quantize.planfile import save_plan as write_plan
 from localllm.quantize.quantize import Quantized, preview, quantize
 from localllm.quantize.requests import Given, importance_for, requests_for
-from localllm.quantize.source import Source, open_source
+from localllm.quantize.source import Source, hashed, open_source
 from localllm.registry import Model, Registry
 from localllm.ui import Sink
 
@@ -34,49 +36,76 @@ def run_all(
     """
     requests = requests_for(given)
     found = find_model(model, registry)
-    with _source(found, requests, registry, sink, dry_run) as source:
-        weights = importance_for(given, lambda: _kept_or_made(source, registry, sink))
-        done = []
-        for plain in requests:
-            request = replace(plain, importance=weights)
-            if save_plan is not None:
-                _save(save_plan, source, request)
-                sink.note(f"wrote {save_plan}")
-            if dry_run:
-                result = preview(source, request, sink.progress)
-            else:
-                result = quantize(source, request, registry, sink.progress, sink.note)
-            _warn(result, request, sink)
-            done.append(result)
-        return done
+    names = [one.recipe.type for one in requests]
+    with source_for(found, names, registry, sink, dry_run) as opened:
+        source = opened if dry_run else hashed(opened, sink.progress)
+        weights = importance_of(given, source, registry, sink, dry_run=dry_run)
+        requests = tuple(replace(one, importance=weights) for one in requests)
+        return make_each(source, requests, registry, sink, dry_run=dry_run, save_plan=save_plan)
+
+
+def make_each(
+    source: Source,
+    requests: Sequence[Request],
+    registry: Registry,
+    sink: Sink,
+    *,
+    dry_run: bool = False,
+    save_plan: Path | None = None,
+) -> list[Quantized]:
+    """Each request in turn, complete with its importance matrix."""
+    done = []
+    for request in requests:
+        if save_plan is not None:
+            save_planned(save_plan, source, request)
+            sink.note(f"wrote {save_plan}")
+        if dry_run:
+            result = preview(source, request, sink.progress)
+        else:
+            result = quantize(source, request, registry, sink.progress, sink.note)
+        warn_of(result, request, sink)
+        done.append(result)
+    return done
 
 
 @contextmanager
-def _source(
-    model: Model, requests: Sequence[Request], registry: Registry, sink: Sink, dry_run: bool
+def source_for(
+    model: Model, types: Sequence[str], registry: Registry, sink: Sink, dry_run: bool
 ) -> Iterator[Source]:
     """The model itself if it is a GGUF; one of safetensors is converted first, for as long as
-    the block runs."""
+    the block runs. `types` are what is to be made of it, for the room that takes."""
     if model.format not in ("gguf", "safetensors", "mmproj"):
         raise DamagedFile(f"{model.name} is no model but a {model.format} file")
     if model.format == "safetensors":
-        types = [request.recipe.type for request in requests]
         with converted_source(model, types, registry, sink, dry_run=dry_run) as source:
             yield source
     else:
         yield open_source(model)
 
 
-def _save(path: Path, source: Source, request: Request) -> None:
+def save_planned(path: Path, source: Source, request: Request) -> None:
+    """Write every tensor's type as a plan."""
     from localllm.engine.quantize import Quantizer
 
     with Quantizer() as quantizer:
         write_plan(path, request.recipe, make_plan(source, request, quantizer).tensors)
 
 
-def _kept_or_made(source: Source, registry: Registry, sink: Sink) -> Path:
-    from localllm.library.imatrix import find_imatrix, make_imatrix
+def importance_of(
+    given: Given, source: Source, registry: Registry, sink: Sink, *, dry_run: bool
+) -> Importance | None:
+    """The importance matrix that was asked for, made where it has to be; a dry run plans with
+    what stands for one that is not there yet."""
+    if dry_run and given.imatrix == "auto" and find_imatrix(source.model, registry) is None:
+        sink.note(f"no importance matrix is kept for {source.model.name}: one would be made")
+        return pending_importance(
+            source, chosen_words(given.include_weights, given.exclude_weights)
+        )
+    return importance_for(given, lambda: kept_or_made(source, registry, sink))
 
+
+def kept_or_made(source: Source, registry: Registry, sink: Sink) -> Path:
+    """The model's importance matrix: the one that is kept, or one made now."""
     if (kept := find_imatrix(source.model, registry)) is not None:
         sink.note(f"importance matrix: {kept}")
         return kept
@@ -84,7 +113,8 @@ def _kept_or_made(source: Source, registry: Registry, sink: Sink) -> Path:
     return make_imatrix(source.runnable, registry, sink.progress, sink.note).path
 
 
-def _warn(result: Quantized, request: Request, sink: Sink) -> None:
+def warn_of(result: Quantized, request: Request, sink: Sink) -> None:
+    """Say what a user should know of a result."""
     if result.requantized and any(is_quantized(c.to_type) for c in result.changes):
         types = ", ".join(f"{n} of {kind}" for kind, n in result.requantized.items())
         sink.warn(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.errors import UsageProblem
+from localllm.library.derive import with_digest
 from localllm.library.stamp import Stamp
 from localllm.registry import Model
+from localllm.ui import Progress
 
 if TYPE_CHECKING:
     from localllm.formats.gguf import GGUFModel
@@ -52,6 +54,11 @@ class Source:
         """Raise DamagedFile where a file is not what it was: what was read is of no one model."""
         for stamp in self.stamps:
             stamp.check()
+
+
+def hashed(source: Source, progress: Progress) -> Source:
+    """`source` with the digest that lineage names it by, read once."""
+    return replace(source, model=with_digest(source.model, progress))
 
 
 def open_source(model: Model) -> Source:

@@ -21,7 +21,7 @@ import pytest
 
 from localllm.registry import Registry
 from tests.conftest import Done
-from tests.support.tiny_hf import tiny_hf, tiny_hf_adapter
+from tests.support.tiny_hf import tiny_hf, tiny_hf_adapter, tiny_hf_vision
 
 Cli = Callable[..., Done]
 PRE = ("--pre-tokenizer", "gpt-2")
@@ -164,6 +164,42 @@ def test_quantize_converts_first_and_leaves_nothing_in_between(
     assert not list((registry.home / "partial").iterdir())
 
 
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_a_dry_run_of_safetensors_is_exact_and_writes_nothing(
+    cli: Cli, converter: Path, home: Path, tmp_path: Path, dtype: str
+) -> None:
+    folder = tiny_hf(tmp_path / "small", tokenizer=False, dtype=dtype)
+    sentencepiece(folder)
+    before = sorted(home.iterdir())
+    plans = cli("quantize", folder, "Q4_K_M", "Q8_0", "--dry-run", "--json")
+    assert plans.exit_code == 0, plans
+    assert sorted(home.iterdir()) == before
+    made = cli("quantize", folder, "Q4_K_M", "Q8_0", "--json")
+    assert made.exit_code == 0, made
+    for plan, done in zip(plans.data["outputs"], made.data["outputs"], strict=True):
+        assert plan["file_bytes"] == done["file_bytes"]
+        assert plan["tensors"] == done["tensors"]
+        assert Path(done["model"]["files"][0]["path"]).stat().st_size == plan["file_bytes"]
+
+
+def test_measured_against_what_was_converted_for_it(
+    cli: Cli, converter: Path, registry: Registry, tmp_path: Path
+) -> None:
+    """The GGUF in between is the base, and is gone afterwards."""
+    folder = tiny_hf(tmp_path / "small", tokenizer=False)
+    sentencepiece(folder)
+    done = cli("quantize", folder, "Q8_0", "--measure", "--measure-text", folder / "text.txt",
+               "--measure-chunks", "2", "--json")  # fmt: skip
+    assert done.exit_code == 0, done
+    source, made = done.data["measured"]["rows"]
+    assert source["model"] == f"{folder} (converted)" and source["perplexity"]["value"] > 0
+    assert 0 < made["mean_kld"]["value"] < 0.1 and not made["failures"]
+    assert [m.name for m in registry.models()] == ["small:Q8_0"]
+    assert not list((registry.home / "partial").iterdir())
+    (kept,) = registry.measurements(registry.resolve("small:Q8_0"), "quality")
+    assert kept.data["base"]["sha256"]
+
+
 def sentencepiece(folder: Path) -> None:
     import sentencepiece
 
@@ -183,6 +219,67 @@ def test_an_adapter(cli: Cli, converter: Path, registry: Registry, tmp_path: Pat
     assert (model.format, model.files[0].role) == ("adapter", "adapter")
     plain = cli("convert", base, *PRE, "--json").data["model"]["name"]
     assert cli("chat", plain, "a", "--raw", "--lora", "tuned:lora", "-n", "2").exit_code == 0
+
+
+def test_a_vision_part_computes_what_transformers_does(
+    cli: Cli, converter: Path, registry: Registry, tmp_path: Path
+) -> None:
+    """llama.cpp's mtmd loads the mmproj beside a text model, and sees the same in a picture."""
+    import numpy as np
+
+    from localllm.engine.model import Model
+    from localllm.engine.vision import Vision
+    from localllm.formats.gguf import read_header
+    from localllm.generation import Message
+    from localllm.library.lineage import lineage_in
+    from tests.support.tiny_mmproj import picture, pixels
+    from tests.support.tiny_models import tiny_gemma3
+
+    folder = tiny_hf_vision(tmp_path / "seeing")
+    done = cli("convert", folder, "--mmproj", "--outtype", "f32", "--json")
+    assert done.exit_code == 0, done
+    made = registry.resolve("seeing:mmproj")
+    assert (made.format, made.files[0].role, done.data["kind"]) == ("mmproj", "mmproj", "mmproj")
+    header = read_header(made.path)
+    assert (header.kind, header.architecture) == ("mmproj", "clip")
+    assert header.text("clip.projector_type") == "gemma3"
+    assert made.lineage is not None and lineage_in(header) == made.lineage
+    assert made.lineage.parameters["kind"] == "mmproj"
+    with (
+        Model.load(tiny_gemma3(tmp_path / "text.gguf", n_layer=1)) as model,
+        Vision(model, made.path, n_threads=1) as vision,
+    ):
+        _, pictures = vision.marked([Message("user", "x", {"images": (picture(seed=4),)})])
+        prompt = vision.read(f"a {pictures.mark} b", pictures)
+        (run,) = [run for run in prompt._runs if run.chunk is not None]
+        found = vision.encode(run)
+    expected = siglip(folder, pixels((32, 32), 4))
+    assert found.shape == expected.shape == (4, 256)
+    np.testing.assert_allclose(found, expected, atol=5e-3 * np.abs(expected).max())
+    assert cli("convert", folder, "--mmproj", "--outtype", "f32", "--json").data["reused"]
+
+
+def siglip(folder: Path, image: Any) -> Any:
+    """Gemma 3's vision tower by transformers, then its projector: pooled, normed, projected."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    config = json.loads((folder / "config.json").read_text())["vision_config"]
+    weights = load_file(folder / "model.safetensors")
+    tower = SiglipVisionModel(SiglipVisionConfig(**config, vision_use_head=False)).eval()
+    wanted = tower.state_dict()
+    named = {key.removeprefix("vision_tower.vision_model."): v for key, v in weights.items()}
+    tower.load_state_dict({key: named[key.removeprefix("vision_model.")] for key in wanted})
+    seen = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        patches = tower(seen).last_hidden_state[0]
+        side = int(len(patches) ** 0.5)
+        grid = patches.T.reshape(1, -1, side, side)
+        pooled = torch.nn.functional.avg_pool2d(grid, side // 2).flatten(2)[0].T
+        normed = pooled * torch.rsqrt((pooled**2).mean(-1, keepdim=True) + 1e-6)
+        normed = normed * (1 + weights["multi_modal_projector.mm_soft_emb_norm.weight"])
+        return (normed @ weights["multi_modal_projector.mm_input_projection_weight"]).numpy()
 
 
 def test_failures_in_one_line(cli: Cli, converter: Path, home: Path, tmp_path: Path) -> None:

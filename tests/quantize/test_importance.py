@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from localllm import texts
 from localllm.errors import UsageProblem
+from localllm.formats.imatrix import read_imatrix
 from localllm.quantize.importance import load_importance, thinned
-from tests.conftest import Done
+from localllm.registry import Model, Registry
+from tests.conftest import Done, arrival
 from tests.quantize.made import importances, made_path, write_imatrix
-from tests.support.tiny_models import tiny_llama, tiny_qwen3moe
+from tests.support.tiny_models import tiny_bert, tiny_llama, tiny_qwen3moe
 
 Cli = Callable[..., Done]
 
@@ -53,8 +58,6 @@ def test_an_expert_without_tokens_counts_evenly(tmp_path: Path, cli: Cli) -> Non
 
 
 def test_it_changes_types_and_stands_in_lineage(cli: Cli, tiny_gguf: Path, tmp_path: Path) -> None:
-    import hashlib
-
     path = tmp_path / "i.gguf"
     write_imatrix(path, tiny_gguf)
     done = cli("quantize", tiny_gguf, "IQ2_S", "--imatrix", path, "--json")
@@ -111,3 +114,97 @@ def test_a_type_that_needs_one_says_so(cli: Cli, tiny_gguf: Path) -> None:
     assert done.exit_code == 2
     assert "needs an importance matrix" in done.err
     assert "--imatrix" in done.err
+
+
+# --- --imatrix auto -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> texts.Text:
+    """A short text in place of the built-in one, which takes a minute even on a tiny model."""
+    content = "".join(f"{i} the quick brown fox jumps over {i * i} lazy dogs.\n" for i in range(60))
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    text = texts.Text("localllm:calibration", content, digest)
+    monkeypatch.setattr(texts, "calibration", lambda: text)
+    return text
+
+
+def store(registry: Registry, path: Path, tmp_path: Path) -> Model:
+    """`path` as the registered model org/small, in place of one of that name."""
+    staged = Path(shutil.copy(path, tmp_path / "staged.gguf"))
+    return registry.add(arrival("small", staged, file_name="small.gguf"))
+
+
+def test_auto_makes_one_then_takes_the_one_that_is_kept(
+    cli: Cli, registry: Registry, tmp_path: Path, short_calibration: texts.Text
+) -> None:
+    model = store(registry, tiny_llama(tmp_path / "s.gguf", n_layer=1), tmp_path)
+    first = cli("quantize", "org/small", "IQ2_XS", "--imatrix", "auto", "--json")
+    assert first.exit_code == 0, first
+    (kept,) = (registry.home / "imatrix").rglob("*.gguf")
+    inputs = first.data["model"]["lineage"]["inputs"]
+    assert inputs == {
+        "imatrix": hashlib.sha256(kept.read_bytes()).hexdigest(),
+        "calibration_text": short_calibration.sha256,
+    }
+    facts = read_imatrix(kept).facts
+    assert facts["model_sha256"] == model.weights[0].sha256
+    stamp = kept.stat().st_mtime_ns
+    second = cli("quantize", "org/small", "IQ2_S", "--imatrix", "auto")
+    assert second.exit_code == 0, second
+    assert f"importance matrix: {kept}" in second.err and "making one" not in second.err
+    assert kept.stat().st_mtime_ns == stamp
+    # it is no other matrix than the file itself given by name
+    named = cli("quantize", "org/small", "IQ2_XS", "--imatrix", kept, "--json")
+    assert named.data["reused"]
+
+
+def test_auto_makes_another_when_the_model_has_changed(
+    cli: Cli, registry: Registry, tmp_path: Path, short_calibration: texts.Text
+) -> None:
+    store(registry, tiny_llama(tmp_path / "a.gguf", n_layer=1, seed=1), tmp_path)
+    first = cli("quantize", "org/small", "IQ2_XS", "--imatrix", "auto", "--json")
+    old = next((registry.home / "imatrix").rglob("*.gguf"))
+    changed = store(registry, tiny_llama(tmp_path / "b.gguf", n_layer=1, seed=2), tmp_path)
+    second = cli("quantize", "org/small", "IQ2_XS", "--imatrix", "auto", "--json")
+    new = next(p for p in (registry.home / "imatrix").rglob("*.gguf") if p != old)
+    assert read_imatrix(new).facts["model_sha256"] == changed.weights[0].sha256
+    digests = [one.data["model"]["lineage"]["inputs"]["imatrix"] for one in (first, second)]
+    assert digests == [hashlib.sha256(p.read_bytes()).hexdigest() for p in (old, new)]
+    assert not second.data["reused"]
+
+
+def test_a_dry_run_with_auto_makes_none_and_is_exact(
+    cli: Cli, registry: Registry, tmp_path: Path, short_calibration: texts.Text
+) -> None:
+    store(registry, tiny_llama(tmp_path / "s.gguf", n_layer=1), tmp_path)
+    command = (
+        "quantize",
+        "org/small",
+        "Q4_K_M",
+        "--imatrix",
+        "auto",
+        "--exclude-weights",
+        "attn_q",
+    )
+    plan = cli(*command, "--dry-run", "--json")
+    assert plan.exit_code == 0, plan
+    assert not (registry.home / "imatrix").exists()
+    assert plan.json["warnings"] == []
+    made = cli(*command, "--json")
+    assert made.data["file_bytes"] == plan.data["file_bytes"]
+    assert made_path(made).stat().st_size == plan.data["file_bytes"]
+    again = cli(*command, "--dry-run", "--json")
+    assert again.data["file_bytes"] == plan.data["file_bytes"]
+
+
+def test_auto_where_no_matrix_can_be_made(
+    cli: Cli, tmp_path: Path, short_calibration: texts.Text
+) -> None:
+    """An embedding model generates nothing, so nothing can be run through it for one."""
+    bert = tiny_bert(tmp_path / "bert.gguf")
+    done = cli("quantize", bert, "Q4_0", "--imatrix", "auto")
+    assert done.exit_code in (0, 1), done
+    assert "Traceback" not in done.err
+    if done.exit_code:
+        assert len([line for line in done.err.splitlines() if line.startswith("error:")]) == 1

@@ -118,6 +118,38 @@ def test_lineage_of_a_child_of_a_child_survives_a_rebuild(
     assert "first:Q6_K" in cli("show", "first:Q4_0").out
 
 
+def test_what_got_a_second_name_is_reused_too(
+    cli: Cli, registry: Registry, tiny_gguf: Path
+) -> None:
+    cli("quantize", tiny_gguf, "Q4_0")
+    pure = cli("quantize", tiny_gguf, "Q4_0", "--pure", "--json").data
+    again = cli("quantize", tiny_gguf, "Q4_0", "--pure", "--json").data
+    assert (pure["name"], again["name"]) == ("tiny:Q4_0-2", "tiny:Q4_0-2")
+    assert (pure["reused"], again["reused"]) == (False, True)
+    assert len(registry.models()) == 2
+
+
+def test_show_says_what_it_was_made_with(cli: Cli, registry: Registry, tmp_path: Path) -> None:
+    """Parent, type, digests, versions and command; and the same stands in the file."""
+    from localllm.formats.gguf import read_header
+    from localllm.library.lineage import lineage_in
+
+    path = tiny_llama(tmp_path / "s.gguf")
+    write_imatrix(tmp_path / "i.gguf", path)
+    done = cli("quantize", path, "Q4_0", "--imatrix", tmp_path / "i.gguf", "--json")
+    lineage = done.data["model"]["lineage"]
+    digest, parent = lineage["inputs"]["imatrix"], lineage["parents"][0][1]
+    shown = cli("show", "s:Q4_0").out
+    assert f"quantize Q4_0 of {path} (sha256 {parent[:12]}), with imatrix {digest[:12]}" in shown
+    assert lineage["command"] in shown
+    assert f"llama.cpp {lineage['versions']['llama.cpp']}" in shown
+    document = cli("show", "s:Q4_0", "--json").data
+    assert document["inputs"] == lineage["inputs"]
+    assert document["parents"][0]["versions"] == lineage["versions"]
+    inside = lineage_in(read_header(made_path(done)))
+    assert inside == registry.resolve("s:Q4_0").lineage
+
+
 def test_split_results_are_one_model(cli: Cli, registry: Registry, tmp_path: Path) -> None:
     shards = split(llama_model, tmp_path, "big", n_shards=2)
     made = made_path(cli("quantize", shards[1], "Q8_0", "--keep-split", "--json"))

@@ -19,7 +19,7 @@ from tests.conftest import arrival
 RECIPES = Path(__file__).parents[2] / "recipes"
 RUN = {
     "bench_ladder.sh", "fit_matrix.py", "gate_github.yml", "gate_gitlab.yml", "nightly_bench.sh",
-    "quantize_and_bench.sh",
+    "quantize_and_bench.sh", "quantize_ladder.sh",
 }  # fmt: skip
 
 
@@ -89,6 +89,25 @@ def test_bench_ladder(tiny_gguf: Path, registry: Registry, tmp_path: Path) -> No
     kept = registry.measurements_of_kind("bench")
     assert {m.data["tag"] for m in kept} == {"ladder"}
     assert len(kept) == 3
+
+
+def test_quantize_ladder(registry: Registry, tmp_path: Path) -> None:
+    from tests.support.quality_models import TEXT, base_model
+
+    source, page, text = tmp_path / "my base.gguf", tmp_path / "my page.html", tmp_path / "t x.txt"
+    base_model(source)
+    text.write_text(TEXT, encoding="utf-8")
+    env = {"REPORT": str(page), "TEXT": str(text), "CHUNKS": "2", "KEEP": "best",
+           "IMATRIX": "none"}  # fmt: skip
+    done = run_script("quantize_ladder.sh", str(source), "Q8_0", "Q4_0", env=env)
+    assert done.returncode == 0, done.stderr
+    chosen = done.stdout.strip()
+    assert {m.name for m in registry.models()} == {"my-base", chosen}
+    assert chosen.endswith(":Q8_0")
+    assert "Quality and size" in page.read_text(encoding="utf-8")
+    none = run_script("quantize_ladder.sh", str(source), "Q4_0", env={**env, "CTX": "400000000"})
+    assert none.returncode == 4
+    assert none.stderr.startswith("nothing fits")
 
 
 def test_nightly_bench(tiny_gguf: Path, registry: Registry, tmp_path: Path) -> None:

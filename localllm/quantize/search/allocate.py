@@ -1,12 +1,13 @@
 """Which type each tensor gets, so that the damage is least within a size.
 
-A multiple-choice knapsack. Lagrangian relaxation solves it to within about one step of one
-tensor and bounds what any choice could reach; the few tensors that are large beside the
-budget are tried in all combinations; what room is left is filled by exchanges.
+A multiple-choice knapsack. Its linear relaxation solves it to within one step of one tensor and
+bounds what any choice could reach; the few tensors that are large beside the budget are tried
+in all combinations; what room is left is filled by exchanges.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from localllm.ui import Bytes
 
 _LARGE = 0.02  # of the budget: a tensor beyond this is enumerated
 _MAX_COMBINATIONS = 400
-_ROUNDS = 60  # of bisection: the multiplier is then exact to double precision
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,30 @@ def allocate(items: Sequence[Item], budget_bytes: int) -> Allocation:
         )
     large = _large(useful, budget_bytes)
     rest = [item for item in useful if item not in large]
+    relaxed = _Relaxed(rest)
+    # The most promising first: where the bound of what is left is no better, no choice is.
+    tried = sorted(
+        (
+            (relaxed.bound(room) + _damage(fixed), room, fixed)
+            for fixed in itertools.product(*(item.options for item in large))
+            if (room := budget_bytes - _size(fixed)) >= relaxed.least_bytes
+        ),
+        key=lambda one: one[0],
+    )
     best: list[Option] | None = None
-    for fixed in itertools.product(*(item.options for item in large)):
-        room = budget_bytes - sum(option.size_bytes for option in fixed)
-        if room < sum(item.options[0].size_bytes for item in rest):
-            continue
-        found = [*fixed, *_fill(rest, _relaxed(rest, room)[0], room)]
+    for bound, room, fixed in tried:
+        if best is not None and bound >= _damage(best):
+            break
+        found = [*fixed, *_fill(rest, relaxed.within(room), room)]
         if best is None or _damage(found) < _damage(best):
             best = found
     assert best is not None  # the smallest of each is among the combinations
     order = [*large, *rest]
     best = _fill(order, best, budget_bytes)
-    bound = min(_relaxed(useful, budget_bytes)[1], _damage(best))
+    least_damage = min(_Relaxed(useful).bound(budget_bytes), _damage(best))
     chosen = {item.name: option.type for item, option in zip(order, best, strict=True)}
     return Allocation(
-        {item.name: chosen[item.name] for item in items}, _size(best), _damage(best), bound
+        {item.name: chosen[item.name] for item in items}, _size(best), _damage(best), least_damage
     )
 
 
@@ -107,34 +116,63 @@ def _large(items: Sequence[Item], budget_bytes: int) -> list[Item]:
     return found
 
 
-def _relaxed(items: Sequence[Item], room: int) -> tuple[list[Option], float]:
-    """The best choice for the multiplier that just keeps within `room`, and the dual bound."""
-    smallest = [item.options[0] for item in items]
-    best = [item.options[-1] for item in items]
-    if _size(best) <= room:
-        return best, _damage(best)
-    low, high = 0.0, _steepest(items) + 1.0  # damage a byte; `high` chooses the smallest of all
-    found, bound = smallest, -math.inf
-    for _ in range(_ROUNDS):
-        price = (low + high) / 2
-        chosen = [min(item.options, key=lambda o: o.damage + price * o.size_bytes)
-                  for item in items]  # fmt: skip
-        bound = max(bound, _damage(chosen) + price * (_size(chosen) - room))
-        if _size(chosen) <= room:
-            high, found = price, chosen
-        else:
-            low = price
-    return found, bound
+class _Relaxed:
+    """The choice if tensors could be split over types: the steps from each type to the next
+    better one, along the lower convex hull, taken in the order of what a byte of them gains. The
+    longest run of whole steps that fits is feasible; with a part of the next one it is the
+    linear relaxation, whose damage bounds every choice (the Lagrangian dual has the same)."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        hulls = [_hull(item.options) for item in items]
+        self._first = [hull[0] for hull in hulls]
+        steps = [
+            ((b.damage - a.damage) / (b.size_bytes - a.size_bytes), i, b)
+            for i, hull in enumerate(hulls)
+            for a, b in itertools.pairwise(hull)
+        ]
+        self._steps = sorted(steps, key=lambda step: step[0])
+        self._sizes, self._damages = [_size(self._first)], [_damage(self._first)]
+        now = list(self._first)
+        for _, i, better in self._steps:
+            self._sizes.append(self._sizes[-1] + better.size_bytes - now[i].size_bytes)
+            self._damages.append(self._damages[-1] + better.damage - now[i].damage)
+            now[i] = better
+
+    @property
+    def least_bytes(self) -> int:
+        return self._sizes[0]
+
+    def within(self, room: int) -> list[Option]:
+        """Whole steps only. `room` is `least_bytes` or more."""
+        found = list(self._first)
+        for _, i, better in self._steps[: self._taken(room)]:
+            found[i] = better
+        return found
+
+    def bound(self, room: int) -> float:
+        """The least damage that any choice within `room` could have."""
+        n = self._taken(room)
+        over = self._steps[n][0] * (room - self._sizes[n]) if n < len(self._steps) else 0.0
+        return self._damages[n] + over
+
+    def _taken(self, room: int) -> int:
+        return bisect.bisect_right(self._sizes, room) - 1
 
 
-def _steepest(items: Sequence[Item]) -> float:
-    """The most damage a byte can save anywhere."""
-    slopes = (
-        (a.damage - b.damage) / max(1, b.size_bytes - a.size_bytes)
-        for item in items
-        for a, b in itertools.combinations(item.options, 2)
-    )
-    return max(slopes, default=0.0)
+def _hull(options: Sequence[Option]) -> list[Option]:
+    """Those of a Pareto front that lie on its lower convex hull."""
+    kept: list[Option] = []
+    for option in options:
+        while len(kept) > 1 and _above(kept[-2], kept[-1], option):
+            kept.pop()
+        kept.append(option)
+    return kept
+
+
+def _above(a: Option, b: Option, c: Option) -> bool:
+    """Whether `b` lies on or above the line from `a` to `c`."""
+    saved = (a.damage - b.damage) * (c.size_bytes - a.size_bytes)
+    return saved <= (a.damage - c.damage) * (b.size_bytes - a.size_bytes)
 
 
 def _fill(items: Sequence[Item], chosen: Sequence[Option], room: int) -> list[Option]:
@@ -170,8 +208,6 @@ def _two(
 ) -> list[tuple[int, Option]] | None:
     """The pair of exchanges, one up and one down, that gains most. Beside each way up only the
     cheapest way down that frees enough counts, so this is one sort and a search a way up."""
-    import bisect
-
     downs = sorted(
         (now[i].size_bytes - o.size_bytes, o.damage - now[i].damage, i, o.type)
         for i, o in _exchanges(items, now)

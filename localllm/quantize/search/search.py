@@ -1,157 +1,281 @@
 """The type of every tensor for which a model of a given size loses least.
 
-Damage is modelled as a sum over tensors: the weighted relative error of the type (`sensitivity`)
-times how much the model's answers suffer from error in tensors of that group. The latter is
-measured: all tensors of a group are quantized at once and the divergence from the original is
-divided by their summed errors. Divergences of groups add up well enough for choosing; what was
-chosen is then measured itself, against the preset, on text that decides nothing else.
+Damage is a sum over tensors: the weighted relative error of the type (`sensitivity`) times how
+much the model's answers suffer from error in tensors of that group (`curves`), which is
+measured: first each group alone, near the size wanted; then again where the types chosen lie
+far from what was measured, until they do not. What was chosen is then measured whole.
+(Corrections by what taking a group out of the whole candidate changes were tried: on a text
+that is short enough to be run so often they are noise, and made it worse.)
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
-from localllm.quantize.search.allocate import Allocation, Item, Option, allocate
-from localllm.quantize.search.groups import group_by_tensor, grouped, kind_of
+from localllm.engine.ggml_types import row_type
+from localllm.quantize.search.allocate import Item, Option, allocate
+from localllm.quantize.search.curves import Curves, Point
+from localllm.quantize.search.groups import PARTS, group_by_tensor, grouped, kind_of
 from localllm.quantize.search.sensitivity import Damage
-
-if TYPE_CHECKING:
-    from localllm.quantize.search.trial import Trial
 
 Measure = Callable[[Mapping[str, str]], float]  # mean KL divergence, nats a token
 
-# attn_k is worse below three bits than its error says (0.4 nats in the IQ3_XXS preset).
+# attn_k below three bits is worse than its error says (0.4 nats in the IQ3_XXS preset).
 _LEAST_BITS: Mapping[str, float] = {"attn_k": 3.0}
+_REFERENCES = ("q4_0", "q8_0", "f16")  # a type that all tensors of a group can have
+# A choice whose error differs by more than this from what was measured is measured itself.
+_FAR = 1.7
+_ROUNDS = 3  # of choosing and measuring what was chosen far off
 
 
 @dataclass(frozen=True)
 class GroupDamage:
-    """One group: what quantizing all of it to `probe` cost, and per unit of summed error."""
+    """One group of tensors in the result. `kld` is what quantizing it alone to `probe` did,
+    nats a token, None where that was not measured; `predicted_kld` what it does as chosen (in
+    units of error where nothing was measured)."""
 
     group: str
     n_tensors: int
-    probe: str
-    error: float  # sum of the tensors' weighted relative errors at `probe`
-    kld: float | None  # None: not measured
-    scale: float  # nats per unit of error
+    types: Mapping[str, int]  # type -> tensors
+    size_bytes: int
+    error: float  # sum of the tensors' weighted relative errors as chosen
+    probe: str | None
+    kld: float | None
+    predicted_kld: float
 
 
 @dataclass(frozen=True)
 class Found:
-    """`types` by tensor, the sum of their sizes, the damage the model predicts (nats if
-    measured, else in units of error), and the least that any choice could have."""
+    """`types` of the tensors that could be chosen, the sum of their sizes, and what the model of
+    damages predicts; `bound` is a prediction that no choice could be under. `kld` is the whole
+    choice's divergence on the search text, with all tensors that were pinned."""
 
     types: Mapping[str, str]
     size_bytes: int
     predicted: float
     bound: float
+    kld: float | None
     groups: tuple[GroupDamage, ...]
-    measured: bool
     runs: int
     took_s: float
+    complete: bool  # false: time ran out before all that was wanted was measured
 
 
-def choose(
-    damages: Mapping[str, Sequence[Damage]],
-    n_layers: int,
-    budget_bytes: int,
-    *,
-    pinned: Mapping[str, str] | None = None,
-    measure: Measure | None = None,
-    probe_bits: float = 3.5,
-    budget_s: float = float("inf"),
-    advance: Callable[[str], None] = lambda group: None,
-) -> Found:
-    """Choose within `budget_bytes` for all tensors of `damages`, those `pinned` staying as said.
+@dataclass
+class Search:
+    """What is known of one model; `find` may be called for several sizes, and learns.
 
-    With `measure` each group's scale is measured, for at most `budget_s` (groups that it has no
-    room for take the scale of their kind, else the median); without, all scales are 1. Raises
-    DoesNotFit where the smallest types exceed the budget.
+    `damages` has the types each tensor may get, `pinned` types of others that stay. With
+    `measure` divergences are measured until the moment `until` (of time.monotonic); without,
+    errors decide alone.
     """
-    begun = time.monotonic()
-    allowed = {name: _allowed(name, options, pinned or {}) for name, options in damages.items()}
-    groups = grouped(allowed, n_layers)
-    probes = _probed(groups, allowed, measure, probe_bits, begun + budget_s, advance)
-    scale = {probe.group: probe.scale for probe in probes}
-    of = group_by_tensor(groups)
-    items = [
-        Item(name, tuple(Option(d.type, d.size_bytes, d.error * scale[of[name]]) for d in options))
-        for name, options in allowed.items()
-    ]
-    found: Allocation = allocate(items, budget_bytes)
-    return Found(
-        types=found.types,
-        size_bytes=found.size_bytes,
-        predicted=found.damage,
-        bound=found.bound,
-        groups=probes,
-        measured=measure is not None,
-        runs=sum(p.kld is not None for p in probes),
-        took_s=time.monotonic() - begun,
-    )
+
+    damages: Mapping[str, Sequence[Damage]]
+    n_layers: int
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    measure: Measure | None = None
+    until: float = float("inf")
+    parts: int = PARTS
+    advance: Callable[[str], None] = lambda what: None
+
+    def __post_init__(self) -> None:
+        self._wise = {name: _allowed(name, options) for name, options in self.damages.items()}
+        self.groups = grouped(self.damages, self.n_layers, self.parts)
+        self.curves = Curves()
+        self.runs = 0
+        self.stopped = False
+        self._of = group_by_tensor(self.groups)
+        self._by_type = {n: {d.type: d for d in ds} for n, ds in self.damages.items()}
+        self._scale = {n: s for g in self.groups.values() for n, s in self._evened(g).items()}
+
+    def find(self, budget_bytes: int) -> Found:
+        """Choose within `budget_bytes` for the tensors of `damages`. Raises DoesNotFit where the
+        smallest types exceed the budget."""
+        begun, runs = time.monotonic(), self.runs
+        chosen = self.allocated(budget_bytes)
+        kld: float | None = None
+        if self.measure is not None:
+            self._probe(budget_bytes)
+            for _ in range(_ROUNDS):
+                chosen = self.allocated(budget_bytes)
+                if not self._probe_far(chosen):
+                    break
+            else:
+                chosen = self.allocated(budget_bytes)
+            kld = self._run("the whole choice", {**self.pinned, **chosen})
+        return self._found(budget_bytes, chosen, kld, self.runs - runs, begun)
+
+    def allocated(self, budget_bytes: int) -> dict[str, str]:
+        """The best choice by what is known now, without measuring anything."""
+        return dict(allocate(self._items(budget_bytes), budget_bytes).types)
+
+    def _items(self, budget_bytes: int) -> list[Item]:
+        """With the types that are wise; with all, where only those are small enough."""
+        least = sum(min(d.size_bytes for d in options) for options in self._wise.values())
+        return [
+            Item(name, tuple(Option(d.type, d.size_bytes, self._damage(d)) for d in options))
+            for name, options in (self._wise if least <= budget_bytes else self.damages).items()
+        ]
+
+    def _evened(self, names: Sequence[str]) -> dict[str, float]:
+        """What each tensor's errors are multiplied by, so that in one type all tensors of a
+        group have the same. The energy of some is that of a few huge activations: their share
+        of lost energy is small, and yet their loss was measured to hurt as the others' does."""
+        common = set.intersection(*(set(self._by_type[n]) for n in names))
+        known = [t for t in _REFERENCES if t in common]
+        errors = {n: self._by_type[n][known[0]].error for n in names} if known else {}
+        if not errors or min(errors.values()) <= 0:
+            return dict.fromkeys(names, 1.0)
+        usual = statistics.geometric_mean(errors.values())
+        return {n: usual / error for n, error in errors.items()}
+
+    def _error_of(self, damage: Damage) -> float:
+        return damage.error * self._scale[damage.tensor]
+
+    def _damage(self, damage: Damage) -> float:
+        error = self._error_of(damage)
+        return error * self.curves.slope(self._of[damage.tensor], error)
+
+    # --- measuring ------------------------------------------------------------------------
+
+    def _probe(self, budget_bytes: int) -> None:
+        """Each group alone, the largest first: where time ends, the rest matters least."""
+        bits = _bits_for(self.damages, budget_bytes)
+        for group in sorted(self.groups, key=lambda g: -self._least_bytes(g)):
+            types = {name: _near(self._wise[name], bits) for name in self.groups[group]}
+            known = self.curves.nearest(group, self._error(types))
+            if known is None or _ratio(known.error, self._error(types)) > _FAR:
+                self._measure_group(group, types)
+
+    def _probe_far(self, chosen: Mapping[str, str]) -> bool:
+        """Groups whose types were chosen far from what was measured. True if there were any."""
+        found = False
+        for group, names in self.groups.items():
+            types = {name: chosen[name] for name in names}
+            error, near = self._error(types), None
+            if error > 0:
+                near = self.curves.nearest(group, error)
+            if near is not None and _ratio(near.error, error) > _FAR:
+                found |= self._measure_group(group, types)
+        return found
+
+    def _measure_group(self, group: str, types: Mapping[str, str]) -> bool:
+        error = self._error(types)
+        if error <= 0:
+            return False
+        kld = self._run(group, types)
+        if kld is None:
+            return False
+        self.curves.add(group, Point(dict(types), len(types), error, kld))
+        return True
+
+    def _run(self, label: str, types: Mapping[str, str]) -> float | None:
+        if self.measure is None or time.monotonic() >= self.until:
+            self.stopped = True
+            return None
+        self.advance(label)
+        self.runs += 1
+        return self.measure(types)
+
+    # --- sums -----------------------------------------------------------------------------
+
+    def _error(self, types: Mapping[str, str]) -> float:
+        """Mean over the tensors."""
+        found = [self._error_of(self._by_type[n][t]) for n, t in types.items()]
+        return sum(found) / max(1, len(found))
+
+    def _predicted(self, chosen: Mapping[str, str], names: Sequence[str]) -> float:
+        return sum(self._damage(self._by_type[n][chosen[n]]) for n in names)
+
+    def _least_bytes(self, group: str) -> int:
+        return sum(min(d.size_bytes for d in self.damages[n]) for n in self.groups[group])
+
+    def _found(
+        self,
+        budget_bytes: int,
+        chosen: Mapping[str, str],
+        kld: float | None,
+        runs: int,
+        begun: float,
+    ) -> Found:
+        return Found(
+            types=chosen,
+            size_bytes=sum(self._by_type[n][t].size_bytes for n, t in chosen.items()),
+            predicted=sum(self._predicted(chosen, [n]) for n in chosen),
+            bound=allocate(self._items(budget_bytes), budget_bytes).bound,
+            kld=kld,
+            groups=self.explained(chosen),
+            runs=runs,
+            took_s=time.monotonic() - begun,
+            complete=not self.stopped,
+        )
+
+    def settled(self, found: Found, planned: Mapping[str, str]) -> Found:
+        """`found` as it came out in a plan, where a last few bytes may have changed a type. What
+        was measured whole is then of nearly the same."""
+        types = {name: planned[name] for name in self.damages}
+        if types == found.types:
+            return found
+        return replace(
+            found,
+            types=types,
+            size_bytes=sum(self._by_type[n][t].size_bytes for n, t in types.items()),
+            predicted=sum(self._predicted(types, [n]) for n in types),
+            groups=self.explained(types),
+        )
+
+    def explained(self, chosen: Mapping[str, str]) -> tuple[GroupDamage, ...]:
+        """The groups of a choice, in the model's order."""
+        return tuple(self._explained(g, names, chosen) for g, names in self.groups.items())
+
+    def _explained(
+        self, group: str, names: Sequence[str], chosen: Mapping[str, str]
+    ) -> GroupDamage:
+        types: dict[str, int] = {}
+        for name in names:
+            types[chosen[name]] = types.get(chosen[name], 0) + 1
+        mine = [self._by_type[n][chosen[n]] for n in names]
+        point = self.curves.nearest(group, sum(map(self._error_of, mine)) / len(mine))
+        return GroupDamage(
+            group=group,
+            n_tensors=len(names),
+            types=types,
+            size_bytes=sum(d.size_bytes for d in mine),
+            error=sum(d.error for d in mine),
+            probe=None if point is None else "/".join(sorted(set(point.types.values()))),
+            kld=None if point is None else point.kld,
+            predicted_kld=self._predicted(chosen, names),
+        )
 
 
-def _allowed(name: str, options: Sequence[Damage], pinned: Mapping[str, str]) -> tuple[Damage, ...]:
-    if name in pinned:
-        return tuple(d for d in options if d.type == pinned[name].lower())
+def _allowed(name: str, options: Sequence[Damage]) -> tuple[Damage, ...]:
     least = _LEAST_BITS.get(kind_of(name), 0.0)
-    wide = [d for d in options if _bits(d, options) >= least]
-    return tuple(wide or options)
+    return tuple(d for d in options if bits_of(d.type) >= least) or tuple(options)
 
 
-def _bits(damage: Damage, options: Sequence[Damage]) -> float:
-    """Bits a weight, from the sizes of the options of one tensor."""
-    from localllm.engine.ggml_types import row_type
-
-    kind = row_type(damage.type)
+def bits_of(type_name: str) -> float:
+    """Bits a weight."""
+    kind = row_type(type_name)
     return kind.block_bytes * 8 / kind.block_elements
 
 
-def _probed(
-    groups: Mapping[str, Sequence[str]],
-    damages: Mapping[str, Sequence[Damage]],
-    measure: Measure | None,
-    probe_bits: float,
-    until: float,
-    advance: Callable[[str], None],
-) -> tuple[GroupDamage, ...]:
-    """The largest groups first: where time ends, the rest matters least."""
-    order = sorted(groups, key=lambda g: -sum(damages[n][0].size_bytes for n in groups[g]))
-    found: dict[str, GroupDamage] = {}
-    for group in order:
-        probe = {name: _near(damages[name], probe_bits) for name in groups[group]}
-        error = sum(d.error for d in probe.values())
-        kld = None
-        if measure is not None and error > 0 and time.monotonic() < until:
-            advance(group)
-            kld = measure({name: d.type for name, d in probe.items()})
-        names = "/".join(sorted({d.type for d in probe.values()}))
-        scale = 1.0 if kld is None else max(kld, 0.0) / error
-        found[group] = GroupDamage(group, len(probe), names, error, kld, scale)
-    return tuple(_with_scale(found[group], tuple(found.values())) for group in groups)
+def _bits_for(damages: Mapping[str, Sequence[Damage]], budget_bytes: int) -> float:
+    """The bits a weight that the budget gives all tensors alike."""
+    n_weights = sum(d[0].size_bytes * 8 / bits_of(d[0].type) for d in damages.values())
+    return budget_bytes * 8 / n_weights if n_weights else 0.0
 
 
-def _near(options: Sequence[Damage], bits: float) -> Damage:
-    return min(options, key=lambda d: (abs(_bits(d, options) - bits), d.error))
+def _near(options: Sequence[Damage], bits: float) -> str:
+    """The K type whose bits are nearest, another where rows take none: only the error counts, and
+    IQ types take ten times as long to make. Types without error tell nothing."""
+    lossy = [d for d in options if d.error > 0] or list(options)
+    usual = [d for d in lossy if d.type.endswith("_k")]
+    usual = usual or [d for d in lossy if not d.type.startswith("iq")] or lossy
+    return min(usual, key=lambda d: (abs(bits_of(d.type) - bits), d.error)).type
 
 
-def _with_scale(probe: GroupDamage, all_probes: Sequence[GroupDamage]) -> GroupDamage:
-    """A group that was not measured takes the mean scale of its kind, else the median of all."""
-    import statistics
-    from dataclasses import replace
-
-    measured = [p for p in all_probes if p.kld is not None]
-    if probe.kld is not None or not measured:
-        return probe
-    kind = probe.group.partition("/")[0]
-    alike = [p.scale for p in measured if p.group.partition("/")[0] == kind]
-    scale = statistics.fmean(alike) if alike else statistics.median(p.scale for p in measured)
-    return replace(probe, scale=scale)
-
-
-def measured_by(trial: Trial) -> Measure:
-    """The mean divergence on a trial's contexts."""
-    return lambda types: trial.measure(types).mean.value
+def _ratio(a: float, b: float) -> float:
+    return max(a, b) / min(a, b) if min(a, b) > 0 else float("inf")

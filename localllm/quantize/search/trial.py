@@ -9,7 +9,7 @@ quantized file's kernels do with them whatever the types.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from localllm.engine.quality_rows import Reference
 
 _BLOCK = 1 << 20  # numbers quantized at a time by one thread: 4 MiB of floats
+_KEPT = 0.3  # of the model's bytes: what may be kept of quantized tensors, so as to put them back
 
 
 class Trial(Closing):
@@ -53,6 +54,8 @@ class Trial(Closing):
         self._original, self._live, self._context = original, live, context
         self._vectors, self._chunks, self._n_threads = vectors, tuple(chunks), n_threads
         self._changed: dict[str, str] = {}
+        self._packed: dict[tuple[str, str], NDArray[np.uint8]] = {}  # the oldest first
+        self._room = _KEPT * sum(t.size_bytes for t in original.model.tensors.values())
         self._pool = ThreadPoolExecutor(max_workers=n_threads)
         self._judge = Judge(context, n_threads)
         self._references = self._judge.references(self._chunks)
@@ -93,26 +96,51 @@ class Trial(Closing):
         """The tensor into the model: through `kind` and back, or as it was."""
         n_rows, n_per_row = self._original.shape(name)
         held = row_type(self._original.model.tensors[name].type.name)
-        step = max(1, _BLOCK // n_per_row)
-        vector = self._vectors.get(name)
+        packed = None if kind is None or kind.name == held.name else self._quantized(name, kind)
 
         def fill(data: NDArray[np.uint8]) -> None:
             into = data.reshape(n_rows, -1)
 
-            def one(start: int) -> None:
-                end = min(start + step, n_rows)
-                if kind is None or kind.name == held.name:
+            def one(start: int, end: int) -> None:
+                if packed is None or kind is None:
                     into[start:end] = self._original.bytes(name)[start:end]
-                    return
-                rows = self._original.stretch(name, start, end)
-                for a, b, weight in _stretches(vector, start, end, n_rows, n_per_row):
-                    part = rows[a - start : b - start]
-                    part[:] = kind.dequantize(kind.quantize(part, weight), n_per_row)
-                into[start:end] = held.quantize(rows)
+                else:
+                    into[start:end] = held.quantize(kind.dequantize(packed[start:end], n_per_row))
 
-            list(self._pool.map(one, range(0, n_rows, step)))
+            self._each(name, one)
 
         self._live.store(name, fill)
+
+    def _quantized(self, name: str, kind: RowType) -> NDArray[np.uint8]:
+        """The tensor's bytes in type `kind`, (rows, bytes a row), as llama.cpp would write them."""
+        import numpy as np
+
+        if (known := self._packed.get((name, kind.name))) is not None:
+            return known
+        n_rows, n_per_row = self._original.shape(name)
+        packed = np.empty((n_rows, kind.row_bytes(n_per_row)), dtype=np.uint8)
+        vector = self._vectors.get(name)
+
+        def one(start: int, end: int) -> None:
+            rows = self._original.stretch(name, start, end)
+            for a, b, weight in _stretches(vector, start, end, n_rows, n_per_row):
+                packed[a:b] = kind.quantize(rows[a - start : b - start], weight)
+
+        self._each(name, one)
+        self._keep((name, kind.name), packed)
+        return packed
+
+    def _keep(self, key: tuple[str, str], packed: NDArray[np.uint8]) -> None:
+        self._packed[key] = packed
+        while sum(p.nbytes for p in self._packed.values()) > self._room:
+            del self._packed[next(iter(self._packed))]
+
+    def _each(self, name: str, work: Callable[[int, int], None]) -> None:
+        """`work` on stretches of the tensor's rows, shared among the threads."""
+        n_rows, n_per_row = self._original.shape(name)
+        step = max(1, _BLOCK // n_per_row)
+        starts = range(0, n_rows, step)
+        list(self._pool.map(lambda start: work(start, min(start + step, n_rows)), starts))
 
 
 def _stretches(vector: Any, start: int, end: int, n_rows: int, n_per_row: int) -> Any:

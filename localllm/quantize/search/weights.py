@@ -35,12 +35,19 @@ class Weights:
     def rows(self, name: str, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """The rows of these numbers, (len(numbers), n_per_row). Raises KeyError, UsageProblem
         for types that hold no weights."""
+        return self._numbers(name, self.bytes(name)[numbers])
+
+    def stretch(self, name: str, start: int, end: int) -> NDArray[np.float32]:
+        """Rows `start` to `end`, as `rows`."""
+        return self._numbers(name, self.bytes(name)[start:end])
+
+    def _numbers(self, name: str, data: NDArray[np.uint8]) -> NDArray[np.float32]:
         from localllm.engine.ggml_types import row_type
 
-        kind = row_type(self.model.tensors[name].type.name)
-        return kind.dequantize(self._bytes(name)[numbers], self.shape(name)[1])
+        return row_type(self.model.tensors[name].type.name).dequantize(data, self.shape(name)[1])
 
-    def _bytes(self, name: str) -> NDArray[np.uint8]:
+    def bytes(self, name: str) -> NDArray[np.uint8]:
+        """The file's own bytes, (rows, bytes a row), mapped."""
         n_rows, _ = self.shape(name)
         at = self.model.locate(name)
         data = self._maps[at.shard][at.offset : at.offset + at.size_bytes]

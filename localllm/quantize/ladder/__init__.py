@@ -1,0 +1,1 @@
+"""Several quantizations of one model, measured and compared: `quantize --ladder`."""

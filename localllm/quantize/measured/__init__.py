@@ -1,0 +1,1 @@
+"""What quantizing cost: quality and speed beside the source and its siblings."""

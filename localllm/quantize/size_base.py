@@ -1,0 +1,160 @@
+"""The original as it is run while types are tried on it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localllm.errors import DiskFull, DoesNotFit, EngineError, Interrupted
+from localllm.placement import open_model
+from localllm.quantize.plan import FLOATS, Request
+from localllm.quantize.recipe import Recipe
+from localllm.quantize.search.live import LiveWeights
+from localllm.quantize.search.trial import Trial
+from localllm.quantize.search.weights import Weights
+from localllm.quantize.size_judge import plan_options
+from localllm.quantize.size_text import JUDGE, SEARCH, Contexts, SomeText, contexts_of
+from localllm.quantize.source import Source
+from localllm.registry import Registry
+from localllm.ui import Bytes, Sink
+
+if TYPE_CHECKING:
+    from localllm.engine.context import Context
+    from localllm.engine.quality_chunks import Chunk
+    from localllm.engine.quality_rows import Reference
+    from localllm.quantize.importance import Vectors
+
+_INT8 = ("i8", "i16", "i32", "i64")
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedBy:
+    """Contexts, and what the original itself answers there. Stays when the model is closed."""
+
+    chunks: tuple[Chunk, ...]
+    references: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The loaded original: `trial` changes it; `judged_by` is for the final judgment."""
+
+    trial: Trial
+    judged_by: JudgedBy
+
+
+@contextmanager
+def float_copy(source: Source, registry: Registry, sink: Sink, n_threads: int) -> Iterator[Path]:
+    """A file of the source whose weights are floats, so that any type can be written into it
+    once it is loaded: the source itself, or a half-precision copy for as long as the block
+    runs. The copy lies with other unfinished work, where `prune` finds what a kill leaves.
+
+    Raises DiskFull before anything is written, and what quantizing raises.
+    """
+    if all(t.type.name.lower() in (*FLOATS, *_INT8) for t in source.gguf.tensors.values()):
+        yield source.path
+        return
+    from localllm.engine.quantize import Quantizer
+    from localllm.quantize.plan import engine_options, make_plan
+
+    request = Request(Recipe("F16"), allow_requantize=True, n_threads=n_threads)
+    key = f"float copy {source.path.resolve()}"
+    with registry.lock(key, lambda: sink.note("another process searches this model; waiting")):
+        copy = registry.partial(key, f"{source.path.stem}.f16.gguf")
+        copy.unlink(missing_ok=True)  # what a killed process left
+        try:
+            with Quantizer() as quantizer:
+                plan = make_plan(source, request, quantizer)
+                free = shutil.disk_usage(copy.parent).free
+                needed = plan.after_bytes + source.stamps[0].size_bytes // 16
+                if free < needed:
+                    raise DiskFull(
+                        f"{copy.parent} has {Bytes(free)} free; searching needs a half-precision "
+                        f"copy of {Bytes(needed)}",
+                        "localllm prune, or --quick, which needs none",
+                    )
+                with sink.progress.bytes("half-precision copy", plan.before_bytes) as advance:
+                    quantizer.quantize(
+                        source.path, copy, engine_options(source, request),
+                        lambda tensor: advance(tensor.before_bytes),
+                    )  # fmt: skip
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened_base(
+    path: Path,
+    vectors: Vectors,
+    texts: tuple[SomeText, SomeText],
+    n_threads: int,
+    sink: Sink,
+    contexts: tuple[Contexts, Contexts] = (SEARCH, JUDGE),
+) -> Iterator[Base]:
+    """Load the float file at `path` into memory of its own (its whole size, not mapped) and
+    compute what it answers to both texts (search, judge).
+
+    Raises DoesNotFit, EngineError (models that generate no text), UsageProblem (texts too
+    short), and what loading raises.
+    """
+    from localllm.engine.options import ContextOptions
+
+    weights = Weights(path)
+    live = LiveWeights(n for n, t in weights.model.tensors.items() if len(t.shape) > 1)
+    size = max(contexts, key=lambda c: c.n_ctx)
+    with ExitStack() as stack:
+        with sink.progress.bytes(f"load {path.name}", _size(weights)) as advance:
+            try:
+                opened = stack.enter_context(
+                    open_model(
+                        path,
+                        plan_options(size, mmap=False),
+                        context=ContextOptions(
+                            n_threads=n_threads, eval_hook=live.hook, op_offload=False
+                        ),
+                        advance=advance,
+                    )
+                )
+            except DoesNotFit as error:
+                raise DoesNotFit(error.message, "--quick chooses without running it") from None
+        for advice in opened.advice:
+            sink.note(advice.message + (f" ({advice.hint})" if advice.hint else ""))
+        tokenizer = opened.model.tokenizer
+        search, judge = (
+            contexts_of(text, tokenizer, wanted)
+            for text, wanted in zip(texts, contexts, strict=True)
+        )
+        n_workers = opened.context.n_threads
+        with sink.progress.steps("answers of the original", 2) as advance:
+            trial = stack.enter_context(
+                _trial(weights, live, opened.context, search, vectors, n_workers)
+            )
+            advance(1)
+            references = trial.references(judge)
+            advance(1)
+        yield Base(trial, JudgedBy(judge, references))
+
+
+def _trial(
+    weights: Weights,
+    live: LiveWeights,
+    context: Context,
+    chunks: tuple[Chunk, ...],
+    vectors: Vectors,
+    n_workers: int,
+) -> Trial:
+    try:
+        return Trial(weights, live, context, chunks, vectors, n_workers)
+    except Interrupted:
+        raise
+    except EngineError as error:  # a model that generates nothing
+        raise EngineError(error.message, "--quick chooses without running it") from None
+
+
+def _size(weights: Weights) -> int:
+    return sum(t.size_bytes for t in weights.model.tensors.values())

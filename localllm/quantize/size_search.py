@@ -1,0 +1,202 @@
+"""The best model for a size: search its types, make it, and judge it beside a preset."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from localllm.errors import UsageProblem
+from localllm.library.find import find_model
+from localllm.library.imatrix import find_imatrix
+from localllm.quantize.plan import Request
+from localllm.quantize.quantize import Quantized
+from localllm.quantize.requests import Given, base_recipe, importance_for, request_of
+from localllm.quantize.run import kept_or_made, save_planned, source_for, warn_of
+from localllm.quantize.search.groups import grouped
+from localllm.quantize.search.search import Found, Search
+from localllm.quantize.size_base import JudgedBy, float_copy, opened_base
+from localllm.quantize.size_judge import Verdict
+from localllm.quantize.size_make import Made, make, named
+from localllm.quantize.size_prepare import Limit, Prepared, limit_of, prepare, within
+from localllm.quantize.size_request import SizeAsked, check_beside
+from localllm.quantize.size_text import SomeText, texts_for
+from localllm.quantize.source import Source
+from localllm.registry import Registry
+from localllm.ui import Bytes, Sink
+
+_SLACK = 0.005  # what a limit may be left unused without a word
+_PARTS = (3, 2, 1)  # of the layers: as fine as the time allows
+
+
+@dataclass(frozen=True)
+class BestForSize:
+    """`result` is what was made (or would be). `used` is the share of the limit it takes.
+
+    `taken` says whose map it has; `preset` is the largest of llama.cpp's recipes that keeps the
+    limit, with the same importance and pins. `verdict` compares their files on text that
+    nothing else was chosen by; None in a dry run, with `quick`, or without such a preset.
+    `searched_with` names the text of the search.
+    """
+
+    result: Quantized
+    taken: Literal["search", "preset"]
+    limit: Limit
+    used: float
+    preset: str | None
+    preset_bytes: int | None
+    verdict: Verdict | None
+    search: Found
+    searched_with: str | None
+    imatrix: str | None
+    took_s: float
+
+
+def best_for_size(
+    model: str,
+    given: Given,
+    asked: SizeAsked,
+    registry: Registry,
+    sink: Sink,
+    *,
+    dry_run: bool = False,
+    save_plan: Path | None = None,
+) -> BestForSize:
+    """Make of `model` the file that loses least within the limit `asked`.
+
+    Without --imatrix an importance matrix is found or made. Memory: the model in half
+    precision, unless `quick`. Raises what quantizing raises, DoesNotFit (a limit below the
+    smallest types, memory), UsageProblem.
+    """
+    begun = time.monotonic()
+    check_beside(given)
+    texts = texts_for(asked.texts)
+    if given.imatrix is None:
+        given = replace(given, imatrix="auto")
+    origin = find_model(model, registry)
+    with source_for(origin, ["Q8_0"], registry, sink, dry_run) as source:
+        plain = _request(given, asked, source, texts[0], registry, sink, dry_run=dry_run)
+        prepared = prepare(source, plain, sink, asked)
+        limit = limit_of(asked, prepared)
+        preset = prepared.preset_within(limit)
+        search, found, judged_by = _searched(prepared, limit, asked, texts, registry, sink)
+        source.check_unchanged()
+        request, planned = within(prepared, search, found.types, limit, sink)
+        found = search.settled(found, request.planned or {})
+        if dry_run:
+            named_so = named(request, prepared).name or planned.name
+            made = Made(request, replace(planned, name=named_so), "search", None)
+        else:
+            made = make(prepared, request, preset, judged_by, texts[1], registry, sink)
+        if save_plan is not None:
+            save_planned(save_plan, source, made.request)
+            sink.note(f"wrote {save_plan}")
+    best = BestForSize(
+        result=made.result,
+        taken=made.taken,
+        limit=limit,
+        used=limit.taken(made.result) / limit.n_bytes,
+        preset=None if preset is None else preset.name,
+        preset_bytes=None if preset is None else preset.plan.size_bytes,
+        verdict=made.verdict,
+        search=found,
+        searched_with=None if asked.quick else texts[0].name,
+        imatrix=None if plain.importance is None else plain.importance.path.name,
+        took_s=time.monotonic() - begun,
+    )
+    warn_of(made.result, made.request, sink)
+    _say(best, prepared, sink)
+    return best
+
+
+def _request(
+    given: Given,
+    asked: SizeAsked,
+    source: Source,
+    text: SomeText,
+    registry: Registry,
+    sink: Sink,
+    *,
+    dry_run: bool,
+) -> Request:
+    """What was said beside the size, with its importance matrix. A dry run makes none."""
+    name = source.model.name
+    if dry_run and given.imatrix == "auto" and find_imatrix(source.model, registry) is None:
+        raise UsageProblem(
+            f"types are chosen by an importance matrix, and none is kept for {name}",
+            f"localllm imatrix {name}, or --imatrix none",
+        )
+    weights = importance_for(given, lambda: kept_or_made(source, registry, sink))
+    mark = asked.mark | ({} if asked.quick else {"text_sha256": text.sha256})
+    return replace(request_of(given, base_recipe(given)), importance=weights, search=mark)
+
+
+def _searched(
+    prepared: Prepared,
+    limit: Limit,
+    asked: SizeAsked,
+    texts: tuple[SomeText, SomeText],
+    registry: Registry,
+    sink: Sink,
+) -> tuple[Search, Found, JudgedBy | None]:
+    """Choose the types; with the contexts of the final judgment, unless errors decide alone."""
+    budget = prepared.free_bytes(limit)
+    if asked.quick:
+        search = Search(prepared.damages, prepared.n_layers)
+        return search, search.find(budget), None
+    until = time.monotonic() + asked.minutes * 60
+    request, pinned = prepared.ground.request, prepared.ground.pinned
+    n_threads = request.n_threads
+    with ExitStack() as stack:
+        path = stack.enter_context(float_copy(prepared.source, registry, sink, n_threads))
+        base = stack.enter_context(
+            opened_base(path, prepared.vectors, texts, n_threads, sink)
+        )  # fmt: skip
+        advance = stack.enter_context(sink.progress.steps("search, runs of the model", None))
+        begun = time.monotonic()
+        noise = base.trial.measure({}).mean.value
+        run_s = time.monotonic() - begun
+        sink.note(f"a run takes {run_s:.1f} s; the same model twice differs by {noise:.1e} nats")
+        search = Search(
+            prepared.damages,
+            prepared.n_layers,
+            pinned=pinned,
+            measure=lambda types: base.trial.measure(types).mean.value,
+            until=until,
+            parts=_parts(prepared, run_s, until),
+            advance=lambda what: advance(1, what),
+        )
+        return search, search.find(budget), base.judged_by
+
+
+def _parts(prepared: Prepared, run_s: float, until: float) -> int:
+    """How many parts the layers are taken in, so that all groups can be measured in time."""
+    left = until - time.monotonic()
+    for parts in _PARTS:
+        n_groups = len(grouped(prepared.damages, prepared.n_layers, parts))
+        if 2 * n_groups * run_s * 1.5 <= left:  # alone, many again, and time to quantize
+            return parts
+    return _PARTS[-1]
+
+
+def _say(best: BestForSize, prepared: Prepared, sink: Sink) -> None:
+    """What a user should know of how it went."""
+    limit, judged = best.limit, best.verdict
+    if best.used < 1 - _SLACK:
+        most = prepared.most_bytes <= prepared.free_bytes(limit)
+        why = "the best types take no more" if most else "its tensors allow no closer choice"
+        sink.warn(
+            f"{best.result.name} takes {Bytes(limit.taken(best.result))} of the "
+            f"{Bytes(limit.n_bytes)} asked for: {why}"
+        )
+    if not best.search.complete:
+        sink.warn(
+            "time ran out before every group was measured: more --budget may find better types"
+        )
+    if best.taken == "preset" and judged is not None:
+        sink.warn(
+            f"the search did not win: {best.preset}'s own map is taken "
+            f"({judged.ours.mean_kld.value:.4g} against {judged.preset.mean_kld.value:.4g} nats)"
+        )
