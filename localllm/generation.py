@@ -28,9 +28,14 @@ class Message:
 class Sampling:
     """How the next token is chosen and when to stop. Names are llama.cpp's own.
 
-    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1 and
-    `repeat_penalty` 1 each switch their sampler off. `seed` None draws one (reported in
-    `Accounting.seed`). `max_tokens` None runs until the model stops or the context is full.
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1, `top_n_sigma` 0,
+    `repeat_penalty` 1, `dry_multiplier` 0, `xtc_probability` 0, `dynatemp_range` 0 and `mirostat`
+    0 each switch their sampler off. `mirostat` 1 or 2 takes the place of the truncating ones, as
+    in llama.cpp. `repeat_last_n` and `dry_penalty_last_n` -1 mean the whole context. `seed` None
+    draws one (reported in `Accounting.seed`). `max_tokens` None runs until the model stops or the
+    context is full. `special` lets control tokens come out as their text ("<|channel|>") in place
+    of nothing: for who reads thinking or tool calls out of an answer. With `grammar_triggers` the
+    grammar begins only after the first of these texts, and holds for what follows it.
     """
 
     temperature: float = 0.8
@@ -46,6 +51,21 @@ class Sampling:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     grammar: str | None = None  # GBNF
+    top_n_sigma: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    special: bool = False
+    grammar_triggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

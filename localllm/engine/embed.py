@@ -107,12 +107,14 @@ def _check(context: Context, texts: Sequence[Sequence[int]]) -> None:
     if not context.options.embeddings:
         raise EngineError("this context was not made for embeddings")
     n_vocab = context.model.tokenizer.n_vocab
+    # Past the positions that a model was trained for BERT ends the process, others give nonsense.
+    most = min(context.n_ubatch, context.model.info.n_ctx_train or context.n_ubatch)
     for i, tokens in enumerate(texts):
         if not tokens:
             raise UsageProblem(f"text {i} is empty")
-        if len(tokens) > context.n_ubatch:
+        if len(tokens) > most:
             raise UsageProblem(
-                f"text {i} is {len(tokens)} tokens, at most {context.n_ubatch} are embedded at once"
+                f"text {i} is {len(tokens)} tokens, at most {most} are embedded at once"
             )
         if not all(0 <= token < n_vocab for token in tokens):
             raise UsageProblem(f"text {i} holds tokens that this model does not have")

@@ -16,6 +16,7 @@ from localllm.engine.options import ContextOptions, LoadOptions
 from localllm.engine.session import Session
 from localllm.engine.stream import TokenStream
 from localllm.engine.template import ChatTemplate, encode_prompt
+from localllm.engine.vision import Vision, has_images, seeing
 from localllm.generation import Message, Sampling
 
 
@@ -27,13 +28,18 @@ class LocalGenerator(Closing):
     """
 
     def __init__(
-        self, context: Context, name: str | None = None, template: ChatTemplate | None = None
+        self,
+        context: Context,
+        name: str | None = None,
+        template: ChatTemplate | None = None,
+        vision: Vision | None = None,
     ) -> None:
-        """Answer from `context`, which stays its caller's to close. `name` defaults to the
-        file's; `template` to the model's own."""
+        """Answer from `context`, which stays its caller's to close, as `vision` does. `name`
+        defaults to the file's; `template` to the model's own."""
         self.context = context
         self.session = Session(context)
         self.template = template or ChatTemplate.of(context.model)
+        self.vision = vision
         self._name = name or context.model.path.stem
         self._owned: Model | None = None
 
@@ -72,20 +78,29 @@ class LocalGenerator(Closing):
         return self._name
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens that `generate` would answer: for counting, or to see what a model sees."""
+        """The tokens that `generate` would answer: for counting, or to see what a model sees. An
+        image is numbers below zero, one a place."""
+        if has_images(messages):
+            return seeing(self.vision, self._name).render(self.template, messages)[1].tokens
         return encode_prompt(self.session.tokenizer, self.template.render(messages).text)
 
     def generate(self, messages: Sequence[Message], sampling: Sampling) -> TokenStream:
         """Answer a conversation; computing starts when the stream is read.
 
-        Raises UsageProblem when the template refuses the conversation or the prompt is longer
-        than the context (nothing is ever cut off), EngineError for a broken template.
+        Images are in `Message.extra["images"]`, the bytes of a file each (see Vision). Raises
+        UsageProblem when the template refuses the conversation, the prompt is longer than the
+        context (nothing is ever cut off), or there are images and no `vision`; EngineError for a
+        broken template.
         """
         started = time.perf_counter()
-        rendered = self.template.render(messages)
-        prompt = encode_prompt(self.session.tokenizer, rendered.text)
+        if has_images(messages):
+            rendered, media = seeing(self.vision, self._name).render(self.template, messages)
+            prompt = media.tokens
+        else:
+            rendered, media = self.template.render(messages), None
+            prompt = encode_prompt(self.session.tokenizer, rendered.text)
         sampling = replace(sampling, stop=(*sampling.stop, *rendered.stop))
-        return self.session.stream(prompt, sampling, started=started)
+        return self.session.stream(prompt, sampling, started=started, media=media)
 
     def complete(self, text: str, sampling: Sampling) -> TokenStream:
         """Continue a text as it stands, without any template."""

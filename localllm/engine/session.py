@@ -11,6 +11,7 @@ from localllm.engine import native
 from localllm.engine.context import Context
 from localllm.engine.sampling import Sampler
 from localllm.engine.stream import TokenStream
+from localllm.engine.vision_prompt import MediaPrompt, whole_images
 from localllm.errors import EngineError, UsageProblem
 from localllm.generation import Sampling
 
@@ -22,6 +23,8 @@ class Session:
     next turn of a conversation costs its new tokens. One stream at a time.
     """
 
+    _stream_type = TokenStream
+
     def __init__(self, context: Context) -> None:
         context.require_generation()
         self.context = context
@@ -31,6 +34,7 @@ class Session:
         self._single = (ctypes.c_int32 * 1)()
         self._batch = native.lib().llama_batch_get_one(self._single, 1)
         self._busy = threading.Lock()
+        self.output = -1  # where the logits of the latest token are in the last batch
 
     def stream(
         self,
@@ -39,10 +43,12 @@ class Session:
         *,
         logit_bias: Mapping[int, float] | None = None,
         started: float | None = None,
+        media: MediaPrompt | None = None,
     ) -> TokenStream:
         """Generate after `prompt`; nothing is computed before the stream is read.
 
-        `started` is when the caller's work began (time.perf_counter), for `first_token_s`.
+        With `media` (see Vision.read) `prompt` must be its tokens. `started` is when the caller's
+        work began (time.perf_counter), for `first_token_s`.
         Raises UsageProblem for an empty prompt, one that is longer than the context (it is
         never shortened), and sampling values out of range.
         """
@@ -54,12 +60,15 @@ class Session:
                 f"the prompt is {len(prompt)} tokens, the context holds {limit}",
                 f"use a larger context: --ctx {len(prompt) + 256}",
             )
-        outside = [token for token in prompt if not 0 <= token < self.tokenizer.n_vocab]
-        if outside:
+        if media is not None:
+            media.check(self.context)
+        n_vocab = self.tokenizer.n_vocab
+        outside = [token for token in prompt if not 0 <= token < n_vocab]
+        if outside and (media is None or max(outside) >= 0):
             raise UsageProblem(f"{outside[0]} is no token of this model")
         sampler = Sampler(self.tokenizer, sampling, logit_bias, n_ctx=limit)
         begun = time.perf_counter() if started is None else started
-        return TokenStream(self, tuple(prompt), sampling, sampler, begun)
+        return self._stream_type(self, tuple(prompt), sampling, sampler, begun, media)
 
     @property
     def cached_tokens(self) -> tuple[int, ...]:
@@ -75,6 +84,13 @@ class Session:
 
     # --- for TokenStream -----------------------------------------------------------------
 
+    def abort(self) -> None:
+        """End what is being computed, and all that follows until `arm`; from any thread."""
+        self.context.abort()
+
+    def arm(self) -> None:
+        self.context.arm()
+
     def acquire(self) -> None:
         if not self._busy.acquire(blocking=False):
             raise EngineError("this session is still generating; cancel that stream first")
@@ -82,25 +98,33 @@ class Session:
     def release(self) -> None:
         self._busy.release()
 
-    def process(self, prompt: Sequence[int]) -> int:
+    def process(self, prompt: Sequence[int], media: MediaPrompt | None = None) -> int:
         """Make the memory hold `prompt`, with logits of its last token; the cached tokens.
 
         The last token is always computed again: its logits are what comes next.
         """
         self._settle()
-        common = self.context.truncate(_common(self._tokens, prompt[:-1]))
+        common = self.context.truncate(self._shared(prompt))
         self._tokens, self._unfinished = list(prompt), True
-        self.context.prefill(prompt[common:])
+        if media is None:
+            self.context.prefill(prompt[common:])
+        else:
+            media.fill(self.context, common)
         self._unfinished = False
         return common
 
-    def advance(self, token: int) -> None:
-        """Append a generated token."""
+    def advance(self, token: int, left: int | None = None) -> None:
+        """Append a generated token, of which at most `left` more will be asked for."""
         self._unfinished = True
         self._single[0] = token
         self.context.decode(self._batch)
         self._tokens.append(token)
         self._unfinished = False
+
+    def _shared(self, prompt: Sequence[int]) -> int:
+        """Tokens of `prompt` that are in memory and need not be computed."""
+        common = _common(self._tokens, prompt[:-1])
+        return whole_images(prompt, common)
 
     def _settle(self) -> None:
         """Make `_tokens` what the memory holds, after an interrupt at any place."""

@@ -15,6 +15,7 @@ from localllm.generation import Accounting, FinishReason, Piece, Sampling
 
 if TYPE_CHECKING:
     from localllm.engine.session import Session
+    from localllm.engine.vision_prompt import MediaPrompt
 
 
 @dataclass
@@ -50,6 +51,7 @@ class TokenStream:
         sampling: Sampling,
         sampler: Sampler,
         started: float,
+        media: MediaPrompt | None = None,
     ) -> None:
         self.accounting: Accounting | None = None
         self.tokens: list[int] = []
@@ -57,6 +59,7 @@ class TokenStream:
         self._prompt = prompt
         self._sampling = sampling
         self._sampler = sampler
+        self._media = media
         self._clock = _Clock(started)
         self._cached = 0
         self._finish: FinishReason = "cancelled"
@@ -68,7 +71,7 @@ class TokenStream:
         """Stop within one token, or within the prompt; from any thread or signal handler."""
         self._cancelled = True
         if self._running:
-            self._session.context.abort()
+            self._session.abort()
 
     def __iter__(self) -> Iterator[Piece]:
         if self._read:
@@ -80,7 +83,7 @@ class TokenStream:
         session = self._session
         session.acquire()
         try:
-            session.context.arm()
+            session.arm()
             self._running = True  # from here on cancel() reaches the native code
             if not self._cancelled:
                 self._process_prompt()
@@ -91,27 +94,30 @@ class TokenStream:
             self._finish = "cancelled"
         finally:
             self._running = False
-            session.context.arm()
+            session.arm()
             session.release()
             self._sampler.close()
             self.accounting = self._account()
 
     def _process_prompt(self) -> None:
         begun = time.perf_counter()
-        self._cached = self._session.process(self._prompt)
+        self._cached = self._session.process(self._prompt, self._media)
         self._session.context.check_logits()
-        self._sampler.accept_prompt(self._prompt)
+        # Numbers below zero stand for an image's places.
+        said = self._prompt if self._media is None else [t for t in self._prompt if t >= 0]
+        self._sampler.accept_prompt(said)
         self._clock.prompt_s = time.perf_counter() - begun
 
     def _generate(self) -> Iterator[Piece]:
         session, sampler, clock, tokens = self._session, self._sampler, self._clock, self.tokens
-        context, piece = session.context, session.tokenizer.piece
+        context, tokenizer = session.context, session.tokenizer
+        piece = tokenizer.special_piece if self._sampling.special else tokenizer.piece
         text, stop = Utf8Assembler(), StopMatcher(self._sampling.stop)
-        eog = session.tokenizer.eog_tokens
+        eog = tokenizer.eog_tokens
         n_shown = 0
         limit = self._limit()
         while limit is None:
-            token = sampler.sample(context)
+            token = sampler.sample(context, session.output)
             tokens.append(token)
             clock.tick()
             if token in eog:
@@ -126,13 +132,18 @@ class TokenStream:
             limit = "stop" if stop.stopped else self._limit()
             if limit is None:
                 try:
-                    session.advance(token)
+                    session.advance(token, self._left())
                 except ContextFull:  # others share its memory
                     limit = "context"
         self._finish = limit
         held = stop.finish()
         if held and limit != "cancelled":
             yield Piece(held, len(tokens) - n_shown)
+
+    def _left(self) -> int | None:
+        """How many more tokens may be asked for; None without a limit."""
+        most = self._sampling.max_tokens
+        return None if most is None else most - len(self.tokens)
 
     def _limit(self) -> FinishReason | None:
         """Why no further token may be sampled, None if one may."""
@@ -147,10 +158,10 @@ class TokenStream:
         return None
 
     def _account(self) -> Accounting:
-        clock = self._clock
+        clock, media = self._clock, self._media
         return Accounting(
-            prompt_tokens=len(self._prompt),
-            cached_tokens=self._cached,
+            prompt_tokens=media.n_cells if media else len(self._prompt),
+            cached_tokens=media.cells(self._cached) if media else self._cached,
             completion_tokens=len(self.tokens),
             prompt_s=clock.prompt_s,
             decode_s=clock.last_at - clock.first_at,

@@ -12,6 +12,7 @@ sandbox. A base model without one gets a plain dialogue:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class ChatTemplate:
         self._owner = owner
         self._now = now
         self._compiled: dict[str, Any] = {}
+        self._argument_text: dict[str, bool] = {}  # by source
 
     @classmethod
     def of(cls, model: Model, source: str | None = None) -> ChatTemplate:
@@ -120,9 +122,27 @@ class ChatTemplate:
         if any(message.role == "system" for message in messages) and not self.supports_system:
             messages = merge_system(messages)
         dicts = [_plain_dict(message) for message in messages]
+        if any(message.get("tool_calls") for message in dicts):
+            dicts = with_arguments(dicts, as_text=self._wants_argument_text(source))
         return Rendered(
             self._run(source, dicts, tools, add_generation_prompt, dict(variables or {}))
         )
+
+    def _wants_argument_text(self, source: str) -> bool:
+        """Whether the arguments of tool calls go in as JSON text: where the template fails on an
+        object, or writes it as Python would."""
+        if source not in self._argument_text:
+            call = {"name": "f", "arguments": {"k": _PROBE}}
+            calls = [{"type": "function", "id": "localllm0", "function": call}]
+            probe = [_plain_dict(Message("user", "x")),
+                     {"role": "assistant", "content": "", "tool_calls": calls}]  # fmt: skip
+            try:
+                text = self._run(source, probe, (), False, {})
+                wants = f"{{'k': '{_PROBE}'" in text
+            except (UsageProblem, EngineError):
+                wants = True
+            self._argument_text[source] = wants
+        return self._argument_text[source]
 
     def _run(
         self,
@@ -194,6 +214,32 @@ _EXPRESSION_ERRORS = (
     ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, SyntaxError,
     TypeError, ValueError,
 )  # fmt: skip
+
+
+def with_arguments(messages: list[dict[str, Any]], *, as_text: bool) -> list[dict[str, Any]]:
+    """`messages` with the arguments of their tool calls as JSON text or as the objects that it
+    is; what is no JSON stays as it is."""
+    return [
+        message | {"tool_calls": [_with_arguments(call, as_text) for call in message["tool_calls"]]}
+        if isinstance(message.get("tool_calls"), list | tuple)
+        else message
+        for message in messages
+    ]
+
+
+def _with_arguments(call: Any, as_text: bool) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or "arguments" not in function:
+        return call
+    arguments = function["arguments"]
+    if as_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not as_text and isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return call
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def merge_system(messages: Sequence[Message]) -> list[Message]:

@@ -159,6 +159,10 @@ class Tokenizer:
             found = self._pieces[token] = self._piece(self._checked(token), False)
         return found
 
+    def special_piece(self, token: int) -> bytes:
+        """The same, with control tokens as the vocabulary writes them ("<|channel|>")."""
+        return self.piece(token) or self._piece(self._checked(token), True)
+
     def _piece(self, token: int, special: bool) -> bytes:
         size = 64
         while True:

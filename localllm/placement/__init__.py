@@ -9,6 +9,7 @@ own reservation (engine).
     with open_model(path) as opened: ...
 """
 
+from localllm.placement.drafting import OpenedPair, PairPlan, open_with_draft, plan_with_draft
 from localllm.placement.here import this_machine, with_bandwidth
 from localllm.placement.measure import machine_for
 from localllm.placement.opening import (
@@ -23,6 +24,7 @@ from localllm.placement.opening import (
 from localllm.placement.options import DEFAULT_N_CTX, PlanOptions
 from localllm.placement.plan import DeviceNeed, HostNeed, Plan, Verdict
 from localllm.placement.planner import Machine, plan_for
+from localllm.placement.projector import ProjectorNeed, beside_projector, projector_need
 from localllm.placement.shape import LayerShape, ModelShape, model_shape
 from localllm.placement.target import Target, TargetGpu, target_here, target_on_paper
 
@@ -35,17 +37,24 @@ __all__ = [
     "Machine",
     "ModelShape",
     "Opened",
+    "OpenedPair",
+    "PairPlan",
     "Placed",
     "Plan",
     "PlanOptions",
+    "ProjectorNeed",
     "Target",
     "TargetGpu",
     "Verdict",
+    "beside_projector",
     "does_not_fit",
     "machine_for",
     "model_shape",
     "open_model",
+    "open_with_draft",
     "plan_for",
+    "plan_with_draft",
+    "projector_need",
     "settled_plan",
     "target_here",
     "target_on_paper",

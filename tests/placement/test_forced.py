@@ -131,7 +131,7 @@ def header_layers(path: Path) -> int:
      {"tensor_split": (1.0, 3.0)}],
 )  # fmt: skip
 def test_each_device_takes_what_was_predicted(moe: Path, options: dict[str, object]) -> None:
-    from localllm.bench.conditions.memory import device_memory
+    from localllm.library.bench.conditions.memory import device_memory
     from localllm.placement import open_model
 
     wanted = PlanOptions(n_ctx=512, **options)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ class Sample:
         sampling = request.sampling
         if index and sampling.seed is not None:
             sampling = replace(sampling, seed=(sampling.seed + index) % (MAX_SEED + 1))
-        self._piece = tokenizer.piece
+        self._piece = tokenizer.special_piece if sampling.special else tokenizer.piece
         self._eog = frozenset() if request.ignore_eog else tokenizer.eog_tokens
         self._limit = context.n_ctx_seq
         self._sampler = Sampler(tokenizer, sampling, request.logit_bias, n_ctx=self._limit)
