@@ -30,6 +30,8 @@ class Settings:
     threads: int | None
     n_ctx: int | None
     no_color: bool
+    save_chats: bool
+    api_key: str | None
 
     @property
     def config_file(self) -> Path:
@@ -150,4 +152,6 @@ _SETTINGS: dict[str, tuple[tuple[str, ...], Callable[[Any], Any], Any]] = {
     "n_ctx": (("LOCALLLM_N_CTX",), _count, None),
     # https://no-color.org: any non-empty value, so no _bool here
     "no_color": (("NO_COLOR",), lambda value: bool(value), False),
+    "save_chats": (("LOCALLLM_SAVE_CHATS",), _bool, True),
+    "api_key": (("LOCALLLM_API_KEY",), _text, None),
 }

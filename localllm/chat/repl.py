@@ -1,65 +1,180 @@
-"""A plain conversation at a terminal: a line in, the answer streamed out."""
+"""A conversation at a terminal: a message in, the answer streamed out, commands with a slash."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from localllm.chat.answer import Answer, answer
-from localllm.chat.session import Session
+from localllm.chat import controls, turns
+from localllm.chat.answer import Answer
+from localllm.chat.commands import Command, is_command, run
+from localllm.chat.completion import Completer
+from localllm.chat.controls import stats_line
+from localllm.chat.conversation import Entry
+from localllm.chat.session import LoadWishes
+from localllm.chat.showing import view_for
+from localllm.chat.switching import switch
+from localllm.chat.talk import Talk
 from localllm.errors import LocalLLMError
-from localllm.generation import Message, Sampling
-from localllm.ui import Sink
+from localllm.registry import Model, Registry
+from localllm.registry.chats import Chats
+from localllm.registry.history import InputHistory
+from localllm.ui import Prompt, Sink, keys_unseen, prompt_for
 
-_HELP = "Type a message and press Enter. Ctrl-C stops an answer; Ctrl-D or /exit leaves."
+HINT = "Send a message (/? for help)"
+_RECAP_CHARS = 300
+
+
+@dataclass
+class Repl:
+    """What the commands work on."""
+
+    talk: Talk
+    registry: Registry
+    sink: Sink
+    wishes: LoadWishes
+    prompt: Prompt
+    chats: Chats
+    commands: tuple[Command, ...] = (*turns.COMMANDS, *controls.COMMANDS)
+    attached: list[str] = field(default_factory=list)  # files for the next message
+    images: list[bytes] = field(default_factory=list)
+    edited: Entry | None = None  # the question that the next message takes the place of
+
+    def loop(self) -> None:
+        """Read and answer until the input ends. What cannot be done is said, and it goes on."""
+        while True:
+            try:
+                text = self.prompt.read(self.edited.content if self.edited else "")
+            except KeyboardInterrupt:
+                self.edited = None
+                self.sink.note("(Ctrl-D or /exit leaves)")
+                continue
+            if text is None or self._take(_clean(text)):
+                return
+
+    def _take(self, text: str) -> bool:
+        """One message or command; whether the conversation ends."""
+        try:
+            if is_command(text):
+                return run(self, text)
+            if text.startswith("//"):
+                text = text[1:]
+            if text.strip():
+                self._say(text)
+        except LocalLLMError as error:
+            self._error(error)
+        except KeyboardInterrupt:
+            self.sink.note("stopped")
+        return False
+
+    def _say(self, text: str) -> None:
+        if self.edited is not None:
+            images, self.edited = self.edited.images, None
+            self.talk.conversation.undo()
+        else:
+            images = ()
+        message = "\n\n".join([*self.attached, text])
+        files, sent = list(self.attached), list(self.images)
+        self.attached.clear()
+        self.images.clear()
+        if self.speak(message, (*images, *sent)) is None and (files or sent):
+            self.attached, self.images = files, sent
+            self.sink.note("what was attached waits for your next message (/file - forgets it)")
+
+    def speak(self, text: str, images: Sequence[bytes] = ()) -> Answer | None:
+        """Ask and show; None where there is no answer, which was said."""
+        try:
+            with keys_unseen():
+                answer = self.talk.ask(text, images)
+        except LocalLLMError as error:
+            self._error(error)
+            return None
+        except KeyboardInterrupt:
+            self.sink.note("stopped; the question is taken back")
+            return None
+        self._comment(answer)
+        said = answer.text or answer.thinking or answer.finish_reason != "cancelled"
+        return answer if said else None
+
+    def _comment(self, answer: Answer) -> None:
+        if answer.finish_reason == "cancelled":
+            kept = answer.text or answer.thinking
+            self.sink.note("(stopped)" if kept else "stopped; the question is taken back")
+        elif answer.truncated:
+            self.sink.note(
+                f"the context of {answer.n_ctx} tokens is full; the answer was cut off "
+                "(/set overflow shift or summarize, /undo, /clear, or --ctx)"
+            )
+        elif answer.finish_reason == "length":
+            self.sink.note(f"(ended after {answer.completion_tokens} tokens, as max_tokens says)")
+        if self.talk.settings.stats:
+            self.sink.note(stats_line(answer))
+
+    def _error(self, error: LocalLLMError) -> None:
+        self.sink.note(f"error: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
+
+    # --- for the commands ----------------------------------------------------------------
+
+    def switch_to(self, model: Model) -> None:
+        """Go on with `model`; the conversation stays. Raises what `switch` raises."""
+        talk, before = self.talk, self.wishes
+        talk.session = switch(talk.session, model, self.wishes, self.sink.progress)
+        self.wishes = replace(self.wishes, adapters=(), draft=None, mmproj=None, template=None)
+        self.sink.note(f"{model.name}: {talk.session.where}")
+        if self.wishes != before:
+            self.sink.note("adapters, draft, projector and template were the other model's")
+        if talk.tools is not None and not talk.offered:
+            self.sink.note("this model calls no tools")
+        self.settings_changed()
+
+    def settings_changed(self) -> None:
+        """Draw answers as the settings say now."""
+        self.talk.view = view_for(self.sink, self.talk.settings)
+        settings, prompting = self.talk.settings, self.talk.session.prompting
+        if settings.thinking == "off" and not prompting.can_switch_thinking:
+            self.sink.note("this model's template has no switch for thinking: it is hidden")
+
+    def recap(self) -> None:
+        """The last question and answer, to go on from."""
+        for entry in (self.talk.conversation.question, self.talk.conversation.answer):
+            if entry is not None:
+                text = " ".join(entry.content.split())
+                short = text if len(text) <= _RECAP_CHARS else text[: _RECAP_CHARS - 1] + "…"
+                self.sink.note(f"{'>>> ' if entry.role == 'user' else ''}{short}")
 
 
 def converse(
-    session: Session,
-    messages: list[Message],
-    sampling: Sampling,
-    sink: Sink,
-    stats: Callable[[Answer], str] | None,
-) -> None:
-    """Read messages until the input ends. A message that cannot be answered is said and left
-    out; the conversation goes on."""
-    _line_editing()
-    sink.note(_HELP)
-    while (text := _read(sink)) is not None:
-        if text.strip() in ("/exit", "/quit", "/bye"):
-            return
-        if text.strip() == "/help":
-            sink.note(_HELP)
-        if not text.strip() or text.strip() == "/help":
-            continue
-        asked = [*messages, Message("user", text)]
-        try:
-            said = answer(session.generator, asked, sampling, sink.write, n_ctx=session.n_ctx)
-        except LocalLLMError as e:
-            sink.note(f"error: {e.message}" + (f"\n  try: {e.hint}" if e.hint else ""))
-            continue
-        sink.write("\n")
-        if said.truncated:
-            sink.warn(f"the context of {session.n_ctx} tokens is full; the answer was cut off")
-        if stats is not None:
-            sink.note(stats(said))
-        messages[:] = [*asked, Message("assistant", said.text)]
-
-
-def _read(sink: Sink) -> str | None:
-    """One line; None at the end of the input. Ctrl-C at the prompt clears the line."""
-    while True:
-        try:
-            return input(">>> ")
-        except EOFError:
-            sink.note("")
-            return None
-        except KeyboardInterrupt:
-            sink.note("\n(Ctrl-D leaves)")
-
-
-def _line_editing() -> None:
-    """Arrow keys and history where the system has readline."""
+    talk: Talk, registry: Registry, sink: Sink, wishes: LoadWishes, chats: Chats,
+    files: Sequence[str] = (), images: Sequence[bytes] = (),
+) -> Repl:  # fmt: skip
+    """Talk until the user leaves; `files` and `images` go with the first message. The session is
+    closed then: it may be another than the first."""
+    repl = Repl(
+        talk, registry, sink, wishes, _NoPrompt(), chats, attached=list(files), images=list(images)
+    )
+    if talk.conversation.turns():
+        repl.recap()
+    repl.prompt = prompt_for(sink, InputHistory(registry), Completer(repl), HINT)
+    if talk.tools is not None:
+        names = ", ".join(tool.name for tool in talk.tools.tools)
+        sink.note(f"the model may call: {names}")
     try:
-        import readline  # noqa: F401 - importing it is what switches it on
-    except ImportError:
-        return
+        repl.loop()
+    finally:
+        repl.talk.session.close()
+    return repl
+
+
+class _NoPrompt:
+    """Before there is one: it wants to know what it completes."""
+
+    def read(self, default: str = "") -> str | None:
+        return None
+
+    def confirm(self, question: str) -> str:
+        return ""
+
+
+def _clean(text: str) -> str:
+    """Bytes that were no UTF-8 arrive as lone surrogates, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

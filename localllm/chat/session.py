@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from localllm.generation import Message, Sampling
+from localllm.chat.prompting import Prompting
+from localllm.closing import Closing
+from localllm.errors import UsageProblem
+from localllm.generation import Sampling
+from localllm.library.presets import Preset
+from localllm.library.sampling import model_sampling
 from localllm.registry import Model
 from localllm.ui import Progress
 
@@ -15,15 +21,37 @@ if TYPE_CHECKING:
     from localllm.engine.generator import LocalGenerator
     from localllm.placement import Opened, PlanOptions
 
+__all__ = ["LoadWishes", "Session", "model_sampling", "open_session"]
+
+
+@dataclass(frozen=True)
+class LoadWishes:
+    """How the user wants models loaded: `plan` but for the fields not `said`, which a model's own
+    best (bench --auto) decides. `adapters` are (GGUF path, scale); `draft` is a model that guesses
+    tokens ahead, "ngram" takes them from the text; `mmproj` sees images for the model and
+    `template` is its chat template in Jinja, None are those it came with."""
+
+    plan: PlanOptions
+    threads: int | None = None
+    require_gpu: bool = False
+    force: bool = False
+    adapters: tuple[tuple[Path, float], ...] = ()
+    said: frozenset[str] = frozenset()
+    draft: Model | Literal["ngram"] | None = None
+    mmproj: Path | None = None
+    template: str | None = None
+
 
 @dataclass
-class Session:
+class Session(Closing):
     """A loaded model that answers. Close it when done."""
 
     model: Model
     generator: LocalGenerator
     opened: Opened
     tuned: bool = False  # loaded as `bench --auto` found best
+    drafting: Opened | None = None
+    mmproj: Path | None = None
 
     @property
     def n_ctx(self) -> int:
@@ -33,16 +61,44 @@ class Session:
     def load_s(self) -> float:
         return self.opened.model.load_s
 
+    @cached_property
+    def prompting(self) -> Prompting:
+        return Prompting(self)
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """The model's own defaults."""
+        return model_sampling(self.model, self.opened.model.metadata())
+
     @property
     def where(self) -> str:
         """Where the layers are, as a sentence for people."""
         placed = self.opened.placed
         parts = [f"{n} of {placed.n_layers} layers on {name}" for name, n in placed.devices]
         tuned = ", as bench --auto found best" if self.tuned else ""
-        return f"{' and '.join(parts)}, context {self.n_ctx}{tuned}"
+        draft = f", drafts by {self.drafting.model.path.stem}" if self.drafting else ""
+        return f"{' and '.join(parts)}, context {self.n_ctx}{tuned}{draft}"
+
+    def require_images(self) -> None:
+        """Load what sees images, once. Raises UsageProblem for a model without, and what Vision
+        raises."""
+        from localllm.engine.vision import Vision
+        from localllm.placement import beside_projector, projector_need, this_machine
+
+        if self.generator.vision is not None:
+            return
+        if self.mmproj is None:
+            raise UsageProblem(f"{self.model.name} sees no images", "give its --mmproj FILE")
+        _, gpu = beside_projector(this_machine(), projector_need(self.mmproj))
+        n_threads = self.opened.context.n_threads
+        self.generator.vision = Vision(
+            self.opened.model, self.mmproj, use_gpu=gpu, n_threads=n_threads
+        )
 
     def close(self) -> None:
         self.generator.close()
+        if self.drafting is not None:
+            self.drafting.close()
         self.opened.close()
 
 
@@ -56,76 +112,95 @@ def open_session(
     force: bool = False,
     adapters: tuple[tuple[Path, float], ...] = (),
     said: Collection[str] = (),
+    draft: Model | None = None,
 ) -> Session:
     """Load `model` by its plan, with the adapter it came with (an Ollama model's) and the
     user's. What `bench --auto` found best here is used for all of `options` but the fields that
-    the user has `said`. Raises what `open_model` raises."""
-    from localllm.engine.adapter import Attached, LoraAdapter, attach
-    from localllm.engine.generator import LocalGenerator
-    from localllm.engine.options import ContextOptions
-    from localllm.library.defaults import tuned
-    from localllm.placement import open_model, this_machine
-    from localllm.placement.here import look
+    the user has `said`. A `draft` is planned in what memory is left. Raises what `open_model`
+    raises, UsageProblem for a draft with another vocabulary."""
+    wishes = LoadWishes(options, threads, require_gpu, force, adapters, frozenset(said), draft)
+    return open_wished(model, wishes, progress)
 
-    hardware, context = look(), ContextOptions(n_threads=threads or 0)
-    found = tuned(model, hardware, options, context, said)
-    options, context = found or (options, context)
-    with progress.bytes(f"load {model.name}", model.size_bytes) as advance:
-        opened = open_model(
-            model.path,
-            options,
-            require_gpu=require_gpu,
-            force=force,
-            target=this_machine(hardware),
-            context=context,
-            advance=advance,
-        )
+
+def open_wished(model: Model, wishes: LoadWishes, progress: Progress) -> Session:
+    """The same, from all that is wished in one value."""
+    drafting: Opened | None = None
+    if isinstance(wishes.draft, Model):
+        opened, drafting, tuned = _open_pair(model, wishes.draft, wishes, progress)
+    else:
+        opened, tuned = _open(model, wishes, progress)
     try:
-        adapters = (*((f.path, 1.0) for f in model.with_role("adapter")), *adapters)
-        if adapters:
-            loaded = [Attached(LoraAdapter(opened.model, p), scale) for p, scale in adapters]
-            attach(opened.context, loaded)
-        return Session(model, LocalGenerator(opened.context, model.name), opened, found is not None)
+        _attach(opened, model, wishes.adapters)
+        generator = _generator(model, opened, drafting, wishes)
+        own = next((f.path for f in model.with_role("mmproj")), None)
+        return Session(model, generator, opened, tuned, drafting, wishes.mmproj or own)
     except BaseException:
+        if drafting is not None:
+            drafting.close()
         opened.close()
         raise
 
 
-def first_messages(model: Model, system: str | None) -> list[Message]:
-    """What stands before the first question: the user's system message, else the model's."""
-    text = system if system is not None else model.extras.get("system")
-    return [Message("system", text)] if isinstance(text, str) and text.strip() else []
+def _open(model: Model, wishes: LoadWishes, progress: Progress) -> tuple[Opened, bool]:
+    from localllm.placement import open_model
+
+    how, tuned = _how(model, wishes)
+    with progress.bytes(f"load {model.name}", model.size_bytes) as advance:
+        return open_model(model.path, advance=advance, **how), tuned
 
 
-# Ollama's parameter names and the fields they set
-_PARAMETERS: Mapping[str, tuple[str, type]] = {
-    "temperature": ("temperature", float),
-    "top_k": ("top_k", int),
-    "top_p": ("top_p", float),
-    "min_p": ("min_p", float),
-    "typical_p": ("typical_p", float),
-    "repeat_penalty": ("repeat_penalty", float),
-    "repeat_last_n": ("repeat_last_n", int),
-    "presence_penalty": ("presence_penalty", float),
-    "frequency_penalty": ("frequency_penalty", float),
-    "seed": ("seed", int),
-}
+def _open_pair(
+    model: Model, draft: Model, wishes: LoadWishes, progress: Progress
+) -> tuple[Opened, Opened, bool]:
+    """Planned in one go: alone each would take the room that the other needs."""
+    from localllm.placement import open_with_draft
+
+    how, tuned = _how(model, wishes)
+    n_bytes = model.size_bytes + draft.size_bytes
+    with progress.bytes(f"load {model.name} and {draft.name}", n_bytes) as advance:
+        pair = open_with_draft(model.path, draft.path, advance=advance, **how)
+    return pair.main, pair.draft, tuned
 
 
-def model_sampling(model: Model) -> Sampling:
-    """The defaults that came with the model (an Ollama model's parameters), else the field's.
+def _how(model: Model, wishes: LoadWishes) -> tuple[dict[str, Any], bool]:
+    """What `open_model` is told, and whether `bench --auto` had found it."""
+    from localllm.engine.options import ContextOptions
+    from localllm.library.defaults import tuned
+    from localllm.placement import this_machine
+    from localllm.placement.here import look
 
-    A value that is no number is left out: it is not the user's to mend.
-    """
-    parameters = model.extras.get("parameters")
-    if not isinstance(parameters, Mapping):
-        return Sampling()
-    found: dict[str, Any] = {}
-    for key, (field, kind) in _PARAMETERS.items():
-        value = parameters.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            found[field] = kind(value)
-    stop = parameters.get("stop")
-    stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
-    found["stop"] = tuple(s for s in stops if isinstance(s, str) and s)
-    return replace(Sampling(), **found)
+    hardware, context = look(), ContextOptions(n_threads=wishes.threads or 0)
+    found = tuned(model, hardware, wishes.plan, context, wishes.said)
+    options, context = found or (wishes.plan, context)
+    how = {
+        "options": options, "require_gpu": wishes.require_gpu, "force": wishes.force,
+        "target": this_machine(hardware), "context": context,
+    }  # fmt: skip
+    return how, found is not None
+
+
+def _attach(opened: Opened, model: Model, adapters: tuple[tuple[Path, float], ...]) -> None:
+    from localllm.engine.adapter import Attached, LoraAdapter, attach
+
+    wanted = (*((f.path, 1.0) for f in model.with_role("adapter")), *adapters)
+    if wanted:
+        loaded = [Attached(LoraAdapter(opened.model, path), scale) for path, scale in wanted]
+        attach(opened.context, loaded)
+
+
+def _generator(
+    model: Model, opened: Opened, drafting: Opened | None, wishes: LoadWishes
+) -> LocalGenerator:
+    from localllm.engine.template import ChatTemplate
+
+    has_own = opened.model.meta("tokenizer.chat_template") is not None
+    source = wishes.template or Preset.of(model, has_template=has_own).template
+    chat_template = ChatTemplate.of(opened.model, source)
+    if wishes.draft is None:
+        from localllm.engine.generator import LocalGenerator
+
+        return LocalGenerator(opened.context, model.name, chat_template)
+    from localllm.engine.draft import DraftGenerator
+
+    draft_context = drafting.context if drafting else None
+    return DraftGenerator(opened.context, draft_context, model.name, chat_template)

@@ -7,8 +7,9 @@ journal), and files are moved to their final names only inside one.
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -23,8 +24,18 @@ _REBUILD = "localllm rebuild"
 class Database:
     """`path` need not exist: reading then sees an empty index and creates nothing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        migrations: Sequence[str] = schema.MIGRATIONS,
+        *,
+        private: bool = False,
+        mend: str = _REBUILD,
+    ) -> None:
+        """`private` makes the file readable for its owner alone; `mend` is the hint where it is
+        damaged."""
         self.path = path
+        self._migrations, self._private, self._mend = migrations, private, mend
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -40,7 +51,7 @@ class Database:
             connection.row_factory = sqlite3.Row
             connection.execute("BEGIN IMMEDIATE")
             try:
-                schema.migrate(connection)
+                schema.migrate(connection, self._migrations)
                 yield connection
             except BaseException:
                 connection.rollback()
@@ -49,7 +60,7 @@ class Database:
 
     def _open_to_read(self) -> sqlite3.Connection:
         if not self.path.is_file():
-            return _empty()
+            return _empty(self._migrations)
         connection = self._connect("mode=ro")
         try:
             version = schema.version_of(connection)
@@ -62,8 +73,8 @@ class Database:
         self._check(version)
         if version == 0:
             connection.close()
-            return _empty()
-        if version < schema.VERSION:
+            return _empty(self._migrations)
+        if version < len(self._migrations):
             connection.close()
             with self.writing():
                 pass
@@ -86,6 +97,8 @@ class Database:
 
     def _open_to_write(self) -> sqlite3.Connection:
         make_folder(self.path.parent)
+        if self._private:
+            _make_private(self.path)
         try:
             connection = self._connect("mode=rwc")
         except sqlite3.OperationalError as e:
@@ -109,7 +122,7 @@ class Database:
         return sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
 
     def _check(self, version: int) -> None:
-        if version > schema.VERSION:
+        if version > len(self._migrations):
             raise RegistryBroken(
                 f"{self.path} was written by a newer localllm (schema {version})",
                 "pip install --upgrade localllm",
@@ -133,9 +146,9 @@ class Database:
                 ) from None
             if "disk is full" in text or "disk I/O" in text:
                 raise DiskFull(f"no space left for {self.path}", "localllm prune") from None
-            raise RegistryBroken(f"the index {self.path} is not usable: {text}", _REBUILD) from None
+            raise RegistryBroken(f"{self.path} is not usable: {text}", self._mend) from None
         except sqlite3.DatabaseError as e:
-            raise RegistryBroken(f"the index {self.path} is damaged: {e}", _REBUILD) from None
+            raise RegistryBroken(f"{self.path} is damaged: {e}", self._mend) from None
 
 
 def _name(error: sqlite3.Error) -> str:
@@ -160,7 +173,15 @@ def unwritable(path: Path, error: OSError) -> LocalLLMError:
     )
 
 
-def _empty() -> sqlite3.Connection:
+def _make_private(path: Path) -> None:
+    """An empty file that only its owner may read; SQLite's -wal and -shm take its mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as e:
+        raise unwritable(path, e) from None
+
+
+def _empty(migrations: Sequence[str]) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    schema.migrate(connection)
+    schema.migrate(connection, migrations)
     return connection

@@ -7,6 +7,7 @@ after a release; a change is a new one at the end.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
 MIGRATIONS = (
     """
@@ -58,13 +59,43 @@ MIGRATIONS = (
     CREATE INDEX measurement_model ON measurement(model_name, kind);
     """,
 )
-VERSION = len(MIGRATIONS)
+# Conversations have a file of their own (chats.db): it is private where the index may be shared,
+# and rebuilding the index, which can be made again from the models, must not touch what cannot.
+CHATS = (
+    """
+    CREATE TABLE chat (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- a number is never used again
+        title TEXT NOT NULL,
+        model_name TEXT NOT NULL,
+        started_at REAL NOT NULL,
+        changed_at REAL NOT NULL,
+        data TEXT NOT NULL DEFAULT '{}'
+    );
+    CREATE TABLE message (
+        chat_id INTEGER NOT NULL REFERENCES chat(id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        role TEXT NOT NULL,
+        content TEXT NOT NULL,
+        made_at REAL NOT NULL,
+        data TEXT NOT NULL DEFAULT '{}',
+        PRIMARY KEY (chat_id, position)
+    );
+    CREATE TABLE attachment (
+        chat_id INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        content BLOB NOT NULL,
+        PRIMARY KEY (chat_id, position, number),
+        FOREIGN KEY (chat_id, position) REFERENCES message(chat_id, position) ON DELETE CASCADE
+    );
+    """,
+)
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the index to VERSION inside the caller's write transaction."""
+def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> None:
+    """Bring the file to the last of `migrations` inside the caller's write transaction."""
     version = version_of(connection)
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+    for number, script in enumerate(migrations[version:], start=version + 1):
         for statement in _statements(script):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {number}")

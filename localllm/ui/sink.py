@@ -54,6 +54,15 @@ class Sink:
         """True where a person reads stdout."""
         return not self.as_json and self._out is not None and self._out.isatty()
 
+    @property
+    def stdout(self) -> TextIO:
+        """Where data goes, for what draws an answer while it comes."""
+        return self._out
+
+    @property
+    def no_color(self) -> bool:
+        return self._no_color
+
     def show(
         self,
         data: Any,
@@ -100,6 +109,12 @@ class Sink:
         if not self.as_json and self._out is not None:
             self._out.write(text)
             self._out.flush()
+
+    def aside(self, text: str) -> None:
+        """Raw text to stderr at once (what a model thinks); nothing in JSON mode."""
+        if not self.as_json and self._err is not None:
+            self._err.write(text)
+            self._err.flush()
 
     def note(self, text: str) -> None:
         """A sentence for people, on stderr; not part of the JSON document."""
