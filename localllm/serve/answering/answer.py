@@ -1,0 +1,256 @@
+"""An answer as it comes: text, thinking, tool calls and the end, each sample for itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from localllm.engine.scheduler import Event, Stopped, TokenLogprobs
+from localllm.errors import EngineError
+from localllm.generation import Accounting
+from localllm.serve.answering.ask import Prepared
+from localllm.serve.answering.feed import Courier, Feed
+from localllm.serve.resident.resident import Resident
+from localllm.thinking import Splitter
+from localllm.toolcalls import CallArguments, CallEnd, CallStart, TextPart, ToolCall, ToolParser
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Text of sample `sample`. `logprobs` are of the tokens computed since the last Said, which
+    need not be those of the text: some is held back while a stop string may be beginning."""
+
+    sample: int
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    sample: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A piece of tool call number `index` of this sample."""
+
+    sample: int
+    index: int
+    part: CallStart | CallArguments | CallEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """`called`: with tool calls."""
+
+    sample: int
+    accounting: Accounting
+    called: bool
+
+
+Part = Said | Thinking | Called | Ended
+
+
+class Answering:
+    """One request under way. Read its parts once; `close` when done with it, read or not."""
+
+    def __init__(
+        self, courier: Courier, resident: Resident, prepared: Prepared, *, whole: bool
+    ) -> None:
+        """`whole`: nothing comes before all of it has come."""
+        request = prepared.request
+        self.feed = Feed(courier, request.n, whole=whole)
+        self.prepared = prepared
+        self.n_prompt = len(request.prompt)
+        self._resident = resident
+        self._closed = False
+        self._voices = [_Voice(i, prepared) for i in range(request.n)]
+
+    def start(self) -> None:
+        """Submit it; on a worker, since its samplers are made. Raises Busy, UsageProblem, ..."""
+        generator = self._resident.generator
+        assert generator is not None
+        request, media = self.prepared.request, self.prepared.media
+        if media is None:
+            self.feed.bind(generator.submit(request, self.feed.tell))
+        else:
+            self.feed.bind(
+                self._resident.seer(generator.name).submit(request, media, self.feed.tell)
+            )
+        if self._closed:  # while the samplers were made
+            self.feed.cancel()
+
+    async def parts(self) -> AsyncIterator[list[Part]]:
+        """What came, a list a step. Raises the request's error; what came before it was given."""
+        while self.feed.n_left:
+            parts: list[Part] = []
+            failed: Event | None = None
+            for event in await self.feed.next():
+                if event.error is not None or _cut_off(event):
+                    failed = failed or event
+                else:
+                    self._voices[event.sample].take(event, parts)
+            if parts:
+                yield _joined(parts)
+            if failed is not None:
+                raise self._error(failed)
+
+    def _error(self, event: Event) -> EngineError | Exception:
+        if event.error is not None:
+            return event.error
+        if self.feed.overrun:
+            return EngineError("the client reads too slowly; its answer was given up")
+        return Stopped("the server is stopping; the answer was cut off")
+
+    def cancel(self) -> None:
+        """End it within one step."""
+        self.feed.cancel()
+
+    def close(self) -> None:
+        self._closed = True
+        if self.feed.n_left:
+            self.feed.cancel()
+
+
+def _cut_off(event: Event) -> bool:
+    return event.accounting is not None and event.accounting.finish_reason == "cancelled"
+
+
+class _Voice:
+    """One sample's events as parts."""
+
+    def __init__(self, index: int, prepared: Prepared) -> None:
+        self._index = index
+        self._splitter: Splitter | None = None
+        if prepared.thinking is not None:
+            self._splitter = prepared.thinking.splitter(prepared.prompt)
+        self._parser: ToolParser | None = None
+        if prepared.format is not None:
+            self._parser = prepared.format.parser(prepared.tools)
+        self._n_calls = 0
+
+    def take(self, event: Event, parts: list[Part]) -> None:
+        logprobs = (event.logprobs,) if event.logprobs is not None else ()
+        if self._splitter is None and self._parser is None:
+            if event.text or logprobs:
+                parts.append(Said(self._index, event.text, logprobs))
+        else:
+            if logprobs:
+                parts.append(Said(self._index, "", logprobs))
+            if event.text:
+                self._split(event.text, parts)
+            if event.last:
+                self._finish(parts)
+        if event.accounting is not None:
+            parts.append(Ended(self._index, event.accounting, self._n_calls > 0))
+
+    def _split(self, text: str, parts: list[Part]) -> None:
+        if self._splitter is None:
+            self._parse(text, parts)
+            return
+        for kind, piece in self._splitter.feed(text):
+            self._place(kind, piece, parts)
+
+    def _place(self, kind: str, piece: str, parts: list[Part]) -> None:
+        if kind == "thinking":
+            parts.append(Thinking(self._index, piece))
+        else:
+            self._parse(piece, parts)
+
+    def _parse(self, text: str, parts: list[Part]) -> None:
+        if self._parser is None:
+            if text:
+                parts.append(Said(self._index, text))
+            return
+        for part in self._parser.feed(text):
+            self._tool_part(part, parts)
+
+    def _tool_part(
+        self, part: TextPart | CallStart | CallArguments | CallEnd, parts: list[Part]
+    ) -> None:
+        if isinstance(part, TextPart):
+            kind = Thinking if part.thinking else Said
+            parts.append(kind(self._index, part.text))
+            return
+        if isinstance(part, CallStart):
+            self._n_calls += 1
+        parts.append(Called(self._index, self._n_calls - 1, part))
+
+    def _finish(self, parts: list[Part]) -> None:
+        if self._splitter is not None:
+            for kind, piece in self._splitter.finish():
+                self._place(kind, piece, parts)
+        if self._parser is not None:
+            for part in self._parser.finish():
+                self._tool_part(part, parts)
+
+
+def _joined(parts: list[Part]) -> list[Part]:
+    """Neighbouring texts of one sample as one: a slow reader gets few and long ones."""
+    found: list[Part] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, Said) and isinstance(last, Said) and part.sample == last.sample:
+            found[-1] = Said(part.sample, last.text + part.text, last.logprobs + part.logprobs)
+        elif (
+            isinstance(part, Thinking)
+            and isinstance(last, Thinking)
+            and (part.sample == last.sample)
+        ):
+            found[-1] = Thinking(part.sample, last.text + part.text)
+        else:
+            found.append(part)
+    return found
+
+
+# --- all of it at once ---------------------------------------------------------------------
+
+
+@dataclass
+class Whole:
+    """One sample's whole answer."""
+
+    text: str = ""
+    thought: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    accounting: Accounting | None = None
+
+    @property
+    def account(self) -> Accounting:
+        assert self.accounting is not None  # set by the last part
+        return self.accounting
+
+
+async def gathered(answering: Answering) -> tuple[Whole, ...]:
+    """Every sample's answer, in order. Raises the request's error."""
+    found = [Whole() for _ in range(answering.prepared.request.n)]
+    calls: dict[tuple[int, int], tuple[CallStart, list[str]]] = {}
+    texts: list[list[str]] = [[] for _ in found]
+    async for parts in answering.parts():
+        for part in parts:
+            one = found[part.sample]
+            if isinstance(part, Said):
+                texts[part.sample].append(part.text)
+                one.logprobs += part.logprobs
+            elif isinstance(part, Thinking):
+                one.thought += part.text
+            elif isinstance(part, Ended):
+                one.accounting = part.accounting
+            elif isinstance(part.part, CallStart):
+                calls[part.sample, part.index] = part.part, []
+            elif isinstance(part.part, CallArguments):
+                calls[part.sample, part.index][1].append(part.part.text)
+    for (sample, _), (start, arguments) in calls.items():
+        found[sample].calls.append(ToolCall(start.id, start.name, "".join(arguments)))
+    for one, pieces in zip(found, texts, strict=True):
+        one.text = "".join(pieces)
+    return tuple(found)
+
+
+def totals(ended: list[Accounting]) -> tuple[int, int, int]:
+    """(prompt, completion, cached) tokens of one request: its samples share the prompt."""
+    prompt = max((one.prompt_tokens for one in ended), default=0)
+    cached = max((one.cached_tokens for one in ended), default=0)
+    return prompt, sum(one.completion_tokens for one in ended), cached

@@ -1,0 +1,173 @@
+"""From Ollama's words to ours, and back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from localllm.generation import Accounting, Message
+from localllm.grammars import json_schema_grammar
+from localllm.serve.answering.answer import totals
+from localllm.serve.ollama.schemas import Asked, KeepAlive, OllamaMessage, OllamaTool, Options
+from localllm.serve.web.limits import Limits
+from localllm.serve.web.problems import RequestProblem
+from localllm.toolcalls import Tool
+
+_SEEDS = 0xFFFFFFFF
+_DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(given: KeepAlive | None) -> float | None:
+    """`keep_alive`: a number of seconds, or a duration as Go writes it ("5m", "1h30m"); below 0
+    for as long as there is room."""
+    if given is None:
+        return None
+    if isinstance(given, int | float):
+        return math.inf if given < 0 else float(given)
+    text = given.strip()
+    negative, text = text.startswith("-"), text.removeprefix("-")
+    try:
+        value = float(text)
+    except ValueError:
+        found = _DURATION.findall(text)
+        if not found or "".join(a + b for a, b in found) != text:
+            raise RequestProblem(f"keep_alive: {given!r} is no duration", "keep_alive") from None
+        value = sum(float(number) * _UNITS[unit] for number, unit in found)
+    return math.inf if negative or not math.isfinite(value) else value
+
+
+def sampling_of(body: Asked) -> dict[str, Any]:
+    """The fields of Sampling that the request decides."""
+    options = body.options or Options()
+    if options.mirostat:
+        raise RequestProblem("mirostat is not supported here", "options.mirostat")
+    names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n",
+             "repeat_penalty", "presence_penalty", "frequency_penalty")  # fmt: skip
+    found = {name: getattr(options, name) for name in names}
+    found = {name: value for name, value in found.items() if value is not None}
+    if options.seed is not None and options.seed >= 0:
+        found["seed"] = options.seed % _SEEDS
+    if options.num_predict is not None and options.num_predict >= 0:
+        found["max_tokens"] = options.num_predict
+    if options.stop:
+        stop = options.stop
+        found["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    grammar = _grammar(body.format)
+    return found if grammar is None else found | {"grammar": grammar}
+
+
+def _grammar(wanted: str | Mapping[str, Any] | None) -> str | None:
+    if not wanted:
+        return None
+    return json_schema_grammar({"type": "object"} if isinstance(wanted, str) else wanted)
+
+
+def variables_of(body: Asked) -> dict[str, Any]:
+    """`think` as chat templates call it."""
+    if body.think is None:
+        return {}
+    if isinstance(body.think, str):
+        return {"enable_thinking": True, "reasoning_effort": body.think}
+    return {"enable_thinking": body.think}
+
+
+def tools_of(given: list[OllamaTool] | None) -> tuple[Tool, ...]:
+    found: dict[str, Tool] = {}
+    for one in given or ():
+        function = one.function
+        if function.name in found:
+            raise RequestProblem(f"two tools are called {function.name!r}", "tools")
+        parameters = function.parameters or {"type": "object", "properties": {}}
+        found[function.name] = Tool(function.name, function.description or "", parameters)
+    return tuple(found.values())
+
+
+def messages_of(given: Sequence[OllamaMessage], limits: Limits) -> tuple[Message, ...]:
+    return tuple(_message(one, f"messages[{i}]", limits) for i, one in enumerate(given))
+
+
+def _message(given: OllamaMessage, where: str, limits: Limits) -> Message:
+    extra: dict[str, Any] = {}
+    if given.tool_calls:
+        extra["tool_calls"] = [
+            {
+                "id": f"call_{i}",
+                "type": "function",
+                "function": {
+                    "name": one.function.name,
+                    "arguments": json.dumps(one.function.arguments),
+                },
+            }
+            for i, one in enumerate(given.tool_calls)
+        ]
+    if given.tool_name is not None:
+        extra["name"] = given.tool_name
+    if given.thinking is not None:
+        extra["reasoning_content"] = given.thinking
+    images = images_of(given.images, where, limits)
+    if images:
+        extra["images"] = images
+    return Message(given.role, given.content or "", extra)
+
+
+def images_of(given: Sequence[str] | None, where: str, limits: Limits) -> tuple[bytes, ...]:
+    """base64, as Ollama's clients send them."""
+    if len(given or ()) > limits.images:
+        raise RequestProblem(f"{where}: more than {limits.images} images", where)
+    found = []
+    for one in given or ():
+        if len(one) * 3 // 4 > limits.image_bytes:
+            raise RequestProblem(f"{where}: an image is larger than {limits.image_bytes} bytes")
+        try:
+            found.append(base64.b64decode(one, validate=True))
+        except (binascii.Error, ValueError):
+            raise RequestProblem(f"{where}: an image is no base64", where) from None
+    return tuple(found)
+
+
+# --- back ----------------------------------------------------------------------------------
+
+
+def now() -> str:
+    """RFC 3339."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def moment(seconds_since_epoch: float) -> str:
+    return datetime.fromtimestamp(seconds_since_epoch, UTC).isoformat().replace("+00:00", "Z")
+
+
+def ns(value_s: float) -> int:
+    return round(value_s * 1e9)
+
+
+def timings(ended: Sequence[Accounting], total_s: float, load_s: float) -> dict[str, int]:
+    """Times in nanoseconds. The first token belongs to the prompt's time."""
+    prompt, completion, _ = totals(list(ended))
+    return {
+        "total_duration": ns(total_s),
+        "load_duration": ns(load_s),
+        "prompt_eval_count": prompt,
+        "prompt_eval_duration": ns(max((one.prompt_s for one in ended), default=0.0)),
+        "eval_count": completion,
+        "eval_duration": ns(max((one.decode_s for one in ended), default=0.0)),
+    }
+
+
+def done_reason(account: Accounting) -> str:
+    return "stop" if account.finish_reason == "stop" else "length"
+
+
+def arguments_of(text: str) -> Any:
+    """A tool call's arguments as the object that Ollama's clients want."""
+    try:
+        return json.loads(text) if text else {}
+    except ValueError:
+        return {}

@@ -1,0 +1,201 @@
+"""/v1/completions"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from localllm.errors import LocalLLMError
+from localllm.generation import Accounting
+from localllm.serve.answering.answer import Ended, Part, Said, Whole
+from localllm.serve.answering.ask import Ask
+from localllm.serve.openai import chunks
+from localllm.serve.openai.chat import DONE
+from localllm.serve.openai.schemas import CompletionBody
+from localllm.serve.openai.words import biases, sampling_of
+from localllm.serve.service import Begun, Service
+from localllm.serve.web.problems import Failure, RequestProblem
+from localllm.serve.web.streams import SSE, LineStream, event
+
+_MOST_PROMPTS = 128
+
+
+class Completions:
+    """The endpoint. Several prompts are answered at once, each a request of its own."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def answer(self, request: Request) -> Response:
+        body = await self._service.bodies.parse(request, CompletionBody)
+        prompts = _prompts(body)
+        _refuse(body, prompts)
+        begun = await self._begun(request, body, prompts)
+        if body.stream:
+            return LineStream(_stream(begun[0], body, prompts[0]), SSE, begun[0].close)
+        choices: list[dict[str, Any]] = []
+        ended: list[dict[str, Any]] = []
+        try:
+            for one, prompt in zip(begun, prompts, strict=True):
+                found = await one.whole()
+                choices += _choices(one, found, prompt, body, first=len(choices))
+                ended.append(chunks.usage_of([sample.account for sample in found]))
+        finally:
+            for one in begun:
+                await one.close()
+        _note_sum(begun[0], ended)
+        return JSONResponse(
+            {
+                "id": chunks.new_id("cmpl"),
+                "object": "text_completion",
+                "created": chunks.now_s(),
+                "model": body.model,
+                "choices": choices,
+                "usage": _summed(ended),
+            }
+        )
+
+    async def _begun(
+        self, request: Request, body: CompletionBody, prompts: Sequence[str | list[int]]
+    ) -> list[Begun]:
+        begun: list[Begun] = []
+        try:
+            for prompt in prompts:
+                ask = self._ask(body, prompt)
+                begun.append(
+                    await self._service.begin(request, body.model, ask, whole=not body.stream)
+                )
+        except BaseException:
+            for one in begun:
+                await one.close()
+            raise
+
+        def stop() -> None:
+            for one in begun:
+                one.answering.cancel()
+
+        begun[0].exchange.stop = stop
+        return begun
+
+    def _ask(self, body: CompletionBody, prompt: str | list[int]) -> Ask:
+        return Ask(
+            text=prompt if isinstance(prompt, str) else "",
+            tokens=() if isinstance(prompt, str) else tuple(prompt),
+            sampling=sampling_of(body, body.max_tokens, None),
+            n=body.n or 1,
+            logit_bias=biases(body.logit_bias),
+            logprobs=body.logprobs,
+            ignore_eog=body.ignore_eos,
+            cache_prompt=body.cache_prompt,
+            deadline_s=self._service.limits.answer_s,
+        )
+
+
+def _prompts(body: CompletionBody) -> list[str | list[int]]:
+    given = body.prompt
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise RequestProblem("prompt is empty", "prompt")
+    if isinstance(given[0], int):
+        return [[int(token) for token in given if isinstance(token, int)]]
+    return [one for one in given if not isinstance(one, int)]
+
+
+def _refuse(body: CompletionBody, prompts: Sequence[Any]) -> None:
+    if body.suffix:
+        raise RequestProblem("suffix (text after the gap) is not supported here", "suffix")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise RequestProblem("best_of is not supported here; use n", "best_of")
+    if body.echo and body.logprobs is not None:
+        raise RequestProblem(
+            "echo with logprobs is not supported here: a prompt's own are not computed", "echo"
+        )
+    if len(prompts) > _MOST_PROMPTS:
+        raise RequestProblem(f"{len(prompts)} prompts; at most {_MOST_PROMPTS}", "prompt")
+    if body.stream and len(prompts) > 1:
+        raise RequestProblem("a stream answers one prompt", "prompt")
+
+
+def _echo(begun: Begun, prompt: str | list[int], body: CompletionBody) -> str:
+    if not body.echo:
+        return ""
+    return prompt if isinstance(prompt, str) else begun.use.resident.tokenizer.decode(prompt)
+
+
+def _choices(
+    begun: Begun, found: Sequence[Whole], prompt: str | list[int], body: CompletionBody, first: int
+) -> list[dict[str, Any]]:
+    before = _echo(begun, prompt, body)
+    made = []
+    for i, one in enumerate(found):
+        logprobs = None
+        if body.logprobs is not None:
+            logprobs = chunks.TextLogprobs(begun.use.resident.tokenizer).of(one.logprobs)
+        made.append(
+            {
+                "index": first + i,
+                "text": before + one.text,
+                "logprobs": logprobs,
+                "finish_reason": chunks.finish_of(one.account, called=False),
+            }
+        )
+    return made
+
+
+def _summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    cached = sum(one["prompt_tokens_details"]["cached_tokens"] for one in parts)
+    return {name: sum(one[name] for one in parts) for name in names} | {
+        "prompt_tokens_details": {"cached_tokens": cached}
+    }
+
+
+def _note_sum(begun: Begun, ended: Sequence[dict[str, Any]]) -> None:
+    total, usage = _summed(ended), begun.exchange.usage
+    usage.prompt_tokens = total["prompt_tokens"]
+    usage.completion_tokens = total["completion_tokens"]
+
+
+async def _stream(
+    begun: Begun, body: CompletionBody, prompt: str | list[int]
+) -> AsyncGenerator[bytes, None]:
+    head = {
+        "id": chunks.new_id("cmpl"),
+        "object": "text_completion",
+        "created": chunks.now_s(),
+        "model": body.model,
+    }
+    n = body.n or 1
+    logprobs = [chunks.TextLogprobs(begun.use.resident.tokenizer) for _ in range(n)]
+    ended: list[Accounting] = []
+
+    def chunk(sample: int, text: str, finish: str | None, of: Any = None) -> bytes:
+        choice = {"index": sample, "text": text, "logprobs": of, "finish_reason": finish}
+        return event({**head, "choices": [choice]})
+
+    def written(part: Part) -> bytes:
+        if isinstance(part, Said):
+            of = logprobs[part.sample].of(part.logprobs) if part.logprobs else None
+            return chunk(part.sample, part.text, None, of)
+        assert isinstance(part, Ended)  # without a template there is nothing else
+        ended.append(part.accounting)
+        return chunk(part.sample, "", chunks.finish_of(part.accounting, called=False))
+
+    if body.echo:
+        before = _echo(begun, prompt, body)
+        yield b"".join(chunk(i, before, None) for i in range(n))
+    try:
+        async for parts in begun.answering.parts():
+            yield b"".join(written(part) for part in parts)
+    except LocalLLMError as error:
+        yield event(Failure.of(error).openai())
+        return
+    finally:
+        begun.account(ended)
+    if body.stream_options is not None and body.stream_options.include_usage:
+        yield event({**head, "choices": [], "usage": chunks.usage_of(ended)})
+    yield DONE

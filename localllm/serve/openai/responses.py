@@ -1,0 +1,185 @@
+"""/v1/responses"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from localllm.errors import LocalLLMError
+from localllm.generation import Message
+from localllm.serve.openai.chunks import new_id, now_s
+from localllm.serve.openai.responses_output import Output
+from localllm.serve.openai.responses_schemas import ResponsesBody
+from localllm.serve.openai.responses_words import ask_of, messages_of
+from localllm.serve.service import Begun, Service
+from localllm.serve.web.problems import Failure, RequestProblem
+from localllm.serve.web.streams import SSE, LineStream, event
+
+_KEPT = 256  # conversations...
+_KEPT_CHARS = 32 << 20  # ...of so many characters together
+
+
+class Kept:
+    """Conversations that a later request may go on from: in memory, the latest used."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[str, tuple[Message, ...]] = OrderedDict()
+        self._n_chars = 0
+
+    def get(self, response_id: str) -> tuple[Message, ...]:
+        """Raises RequestProblem for one that is not (or no longer) here."""
+        if response_id not in self._found:
+            raise RequestProblem(
+                f"there is no response {response_id!r} here; the last {_KEPT} are kept in memory",
+                "previous_response_id", status=404, code="previous_response_not_found",
+            )  # fmt: skip
+        self._found.move_to_end(response_id)
+        return self._found[response_id]
+
+    def add(self, response_id: str, messages: tuple[Message, ...]) -> None:
+        self._found[response_id] = messages
+        self._n_chars += _size(messages)
+        while len(self._found) > _KEPT or self._n_chars > _KEPT_CHARS:
+            _, gone = self._found.popitem(last=False)
+            self._n_chars -= _size(gone)
+
+
+def _size(messages: tuple[Message, ...]) -> int:
+    return sum(
+        len(one.content)
+        + sum(map(len, one.extra.get("images", ())))
+        + sum(len(call["function"]["arguments"]) for call in one.extra.get("tool_calls", ()))
+        for one in messages
+    )
+
+
+class Responses:
+    """The endpoint."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._kept = Kept()
+
+    async def answer(self, request: Request) -> Response:
+        body = await self._service.bodies.parse(request, ResponsesBody)
+        limits = self._service.limits
+        earlier = body.previous_response_id
+        before = self._kept.get(earlier) if earlier is not None else ()
+        ask = await self._service.work(lambda: ask_of(body, before, limits))
+        begun = await self._service.begin(request, body.model, ask, whole=not body.stream)
+        said = (*before, *messages_of(body, limits))
+        writer = _Writer(body, begun, self._kept, said)
+        if body.stream:
+            return LineStream(writer.stream(), SSE, begun.close)
+        return JSONResponse(await writer.whole())
+
+
+class _Writer:
+    """One response."""
+
+    def __init__(
+        self, body: ResponsesBody, begun: Begun, kept: Kept, said: tuple[Message, ...]
+    ) -> None:
+        self._body = body
+        self._begun = begun
+        self._kept = kept
+        self._said = said
+        self._output = Output()
+        self._id = new_id("resp").replace("-", "_")
+        self._created = now_s()
+        self._n_events = 0
+
+    async def whole(self) -> dict[str, Any]:
+        try:
+            async for parts in self._begun.answering.parts():
+                for part in parts:
+                    self._output.take(part)
+        finally:
+            self._note()
+            await self._begun.close()
+        return self._finished()
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        begun = self._response("in_progress")
+        yield self._event({"type": "response.created", "response": begun}) + self._event(
+            {"type": "response.in_progress", "response": begun}
+        )
+        try:
+            async for parts in self._begun.answering.parts():
+                found = [one for part in parts for one in self._output.take(part)]
+                if found:
+                    yield b"".join(map(self._event, found))
+        except LocalLLMError as error:
+            failure = Failure.of(error)
+            failed = self._response("failed") | {
+                "error": {"code": failure.code or "server_error", "message": failure.message}
+            }
+            yield self._event({"type": "response.failed", "response": failed})
+            return
+        finally:
+            self._note()
+        response = self._finished()
+        yield self._event({"type": f"response.{response['status']}", "response": response})
+
+    def _event(self, what: dict[str, Any]) -> bytes:
+        number, self._n_events = self._n_events, self._n_events + 1
+        return event({**what, "sequence_number": number}, what["type"])
+
+    def _note(self) -> None:
+        account = self._output.account
+        self._begun.account([account] if account is not None else [])
+
+    def _finished(self) -> dict[str, Any]:
+        account = self._output.account
+        assert account is not None  # set by the last part
+        cut = account.finish_reason != "stop"
+        if self._body.store is not False:
+            self._kept.add(self._id, (*self._said, self._output.message()))
+        response = self._response("incomplete" if cut else "completed")
+        if cut:
+            response["incomplete_details"] = {"reason": "max_output_tokens"}
+        response["output"] = self._output.items()
+        response["usage"] = {
+            "input_tokens": account.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": account.cached_tokens},
+            "output_tokens": account.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": account.prompt_tokens + account.completion_tokens,
+        }
+        return response
+
+    def _response(self, status: str) -> dict[str, Any]:
+        body = self._body
+        choice = body.tool_choice
+        text = body.text.model_dump(by_alias=True, exclude_none=True) if body.text else {}
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "model": body.model,
+            "output": [],
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None,
+                          "summary": None},
+            "store": body.store is not False,
+            "temperature": body.temperature,
+            "text": {"format": {"type": "text"}} | text,
+            "tool_choice": choice.model_dump() if choice and not isinstance(choice, str)
+            else choice or "auto",
+            "tools": [one.model_dump() for one in body.tools or ()],
+            "top_p": body.top_p,
+            "truncation": "disabled",
+            "usage": None,
+            "user": body.user,
+            "metadata": body.metadata or {},
+        }  # fmt: skip

@@ -1,0 +1,153 @@
+"""An answer as the items of /v1/responses, and the events that tell of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from localllm.generation import Accounting, Message
+from localllm.serve.answering.answer import Called, Ended, Part, Said, Thinking
+from localllm.serve.openai.chunks import new_id
+from localllm.toolcalls import CallArguments, CallEnd, CallStart
+
+Kind = Literal["message", "reasoning", "function_call"]
+Event = dict[str, Any]
+
+
+@dataclass
+class _Item:
+    """One item under way; `text` is what it says, or a call's arguments."""
+
+    kind: Kind
+    index: int
+    id: str
+    text: str = ""
+    call_id: str = ""
+    name: str = ""
+
+    def shown(self, status: str) -> dict[str, Any]:
+        if self.kind == "function_call":
+            return {
+                "type": self.kind, "id": self.id, "call_id": self.call_id, "name": self.name,
+                "arguments": self.text, "status": status,
+            }  # fmt: skip
+        content = [self.part()] if self.text or status != "in_progress" else []
+        if self.kind == "reasoning":
+            return {"type": self.kind, "id": self.id, "summary": [], "content": content,
+                    "status": status}  # fmt: skip
+        return {"type": self.kind, "id": self.id, "role": "assistant", "content": content,
+                "status": status}  # fmt: skip
+
+    def part(self) -> dict[str, Any]:
+        if self.kind == "reasoning":
+            return {"type": "reasoning_text", "text": self.text}
+        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
+
+    def at(self) -> dict[str, Any]:
+        where: dict[str, Any] = {"item_id": self.id, "output_index": self.index}
+        return where if self.kind == "function_call" else where | {"content_index": 0}
+
+
+_PREFIX: dict[Kind, str] = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+_TEXT: dict[Kind, str] = {
+    "message": "output_text", "reasoning": "reasoning_text",
+    "function_call": "function_call_arguments",
+}  # fmt: skip
+
+
+@dataclass
+class Output:
+    """Takes parts, gives events, keeps the items."""
+
+    done: list[_Item] = field(default_factory=list)
+    open: _Item | None = None
+    account: Accounting | None = None
+
+    def take(self, part: Part) -> list[Event]:
+        if isinstance(part, Said):
+            return self._text("message", part.text) if part.text else []
+        if isinstance(part, Thinking):
+            return self._text("reasoning", part.text)
+        if isinstance(part, Ended):
+            self.account = part.accounting
+            return self._close()
+        return self._call(part)
+
+    def _call(self, part: Called) -> list[Event]:
+        made = part.part
+        if isinstance(made, CallStart):
+            events = self._close()
+            item = self._new("function_call")
+            item.call_id, item.name = made.id, made.name
+            return [*events, self._added(item)]
+        if isinstance(made, CallArguments):
+            return self._delta(made.text)
+        assert isinstance(made, CallEnd)
+        return self._close()
+
+    def _text(self, kind: Kind, text: str) -> list[Event]:
+        events: list[Event] = []
+        if self.open is None or self.open.kind != kind:
+            events += self._close()
+            item = self._new(kind)
+            events += [
+                self._added(item),
+                {"type": "response.content_part.added", **item.at(), "part": item.part()},
+            ]
+        return [*events, *self._delta(text)]
+
+    def _new(self, kind: Kind) -> _Item:
+        self.open = _Item(kind, len(self.done), new_id(_PREFIX[kind]).replace("-", "_"))
+        return self.open
+
+    @staticmethod
+    def _added(item: _Item) -> Event:
+        return {
+            "type": "response.output_item.added", "output_index": item.index,
+            "item": item.shown("in_progress"),
+        }  # fmt: skip
+
+    def _delta(self, text: str) -> list[Event]:
+        item = self.open
+        assert item is not None
+        item.text += text
+        event = {"type": f"response.{_TEXT[item.kind]}.delta", **item.at(), "delta": text}
+        return [event | {"logprobs": []} if item.kind == "message" else event]
+
+    def _close(self) -> list[Event]:
+        item, self.open = self.open, None
+        if item is None:
+            return []
+        self.done.append(item)
+        said = {"arguments": item.text, "name": item.name}
+        if item.kind != "function_call":
+            said = {"text": item.text}
+        events: list[Event] = [{"type": f"response.{_TEXT[item.kind]}.done", **item.at(), **said}]
+        if item.kind == "message":
+            events[0]["logprobs"] = []
+        if item.kind != "function_call":
+            events.append({"type": "response.content_part.done", **item.at(), "part": item.part()})
+        return [
+            *events,
+            {
+                "type": "response.output_item.done", "output_index": item.index,
+                "item": item.shown("completed"),
+            },
+        ]  # fmt: skip
+
+    def items(self) -> list[dict[str, Any]]:
+        return [item.shown("completed") for item in self.done]
+
+    def message(self) -> Message:
+        """What was said, as a turn of the conversation."""
+        text = "\n".join(item.text for item in self.done if item.kind == "message")
+        calls = [
+            {
+                "id": item.call_id,
+                "type": "function",
+                "function": {"name": item.name, "arguments": item.text},
+            }
+            for item in self.done
+            if item.kind == "function_call"
+        ]
+        return Message("assistant", text, {"tool_calls": calls} if calls else {})

@@ -1,0 +1,96 @@
+"""The body of /v1/responses. https://platform.openai.com/docs/api-reference/responses"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from localllm.serve.web.shapes import Body
+
+
+class InputText(Body):
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+
+
+class InputRefusal(Body):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class InputImage(Body):
+    type: Literal["input_image"]
+    image_url: str | None = None
+    file_id: str | None = None
+
+
+InputContent = Annotated[InputText | InputRefusal | InputImage, Field(discriminator="type")]
+
+
+class InputItem(Body):
+    """A message, a call that was made, or what it brought; `type` says which."""
+
+    type: Literal[
+        "message", "function_call", "function_call_output", "reasoning", "item_reference"
+    ] = "message"
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: str | list[InputContent] | list[dict[str, Any]] | None = None
+    id: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputContent] | None = None
+
+
+class ResponseTool(Body):
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ChosenTool(Body):
+    type: Literal["function"]
+    name: str
+
+
+class TextFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    json_schema: dict[str, Any] | bool | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class TextConfig(Body):
+    format: TextFormat | None = None
+
+
+class Reasoning(Body):
+    effort: str | None = None
+
+
+class ResponsesBody(Body):
+    model: str
+    input: str | list[InputItem]
+    instructions: str | None = None
+    previous_response_id: str | None = Field(
+        None, description="Kept in this server's memory, for as long as it runs."
+    )
+    store: bool | None = None
+    max_output_tokens: Annotated[int, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    tools: list[ResponseTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    reasoning: Reasoning | None = None
+    stream: bool | None = None
+    metadata: dict[str, Any] | None = None
+    user: str | None = None
+    # refused where they are given
+    background: bool | None = None
+    conversation: Any | None = None
+    prompt: Any | None = None
