@@ -37,6 +37,15 @@ _BENCH = (
           "Fail (exit 5) where a run is slower than its baseline, beyond the noise."),
 )  # fmt: skip
 
+_CHATS = (
+    Entry("show", "chat.chats_cli:show_command",
+          "Show what was said in a conversation."),
+    Entry("export", "chat.chats_cli:export_command",
+          "Write a conversation to a file."),
+    Entry("rm", "chat.chats_cli:rm_command",
+          "Remove conversations for good."),
+)  # fmt: skip
+
 COMMANDS = (
     Entry("quickstart", "quickstart.cli:quickstart_command",
           "Pull a small real model, check that it fits, quantize, bench and chat.", _GET),
@@ -48,6 +57,10 @@ COMMANDS = (
           "Say whether a model fits this or other hardware, before downloading it.", _GET),
     Entry("chat", "chat.cli:chat_command",
           "Ask a model, or talk with it.", _RUN),
+    Entry("chats", "chat.chats_cli:list_command",
+          "List the conversations that were kept.", _RUN, _CHATS),
+    Entry("serve", "serve.cli:serve_command",
+          "Serve models over HTTP: OpenAI's API, Ollama's, and a page to chat.", _RUN),
     Entry("bench", "bench.cli:bench_command",
           "Measure prompt processing and token generation, against the memory planned.", _RUN,
           _BENCH),
@@ -59,6 +72,8 @@ COMMANDS = (
           "Make a GGUF of a Hugging Face model, adapter or vision part (safetensors).", _RUN),
     Entry("quality", "quality.cli:quality_command",
           "Measure perplexity, and what a model lost against the one it was made from.", _RUN),
+    Entry("create", "create.cli:create_command",
+          "Make a model with a preset of its own from an Ollama Modelfile.", _KEEP),
     Entry("list", "models.cli:list_command",
           "List the models of the registry.", _KEEP),
     Entry("show", "models.show_cli:show_command",

@@ -24,6 +24,11 @@ MISSING: dict[str, tuple[list[str], int]] = {
     "import": (["--from", "./nothing"], 3),
     "fit": (["nothing"], 3),
     "chat": (["nothing", "hi"], 3),
+    "create": (["mine", "-f", "./nothing"], 3),
+    "serve": (["nothing", "--port", "0"], 3),
+    "chats show": (["77"], 3),
+    "chats export": (["77", "out.md"], 3),
+    "chats rm": (["77"], 3),
     "bench": (["nothing"], 3),
     "bench run": (["nothing"], 3),
     "bench history": (["nothing"], 3),
@@ -49,6 +54,7 @@ DAMAGED: dict[str, list[str]] = {
     "pull": ["{path}"],
     "fit": ["{path}"],
     "chat": ["{path}", "hi"],
+    "serve": ["{path}", "--port", "0"],
     "bench": ["{path}"],
     "bench run": ["{path}"],
     "quantize": ["{path}", "Q4_0"],
@@ -58,7 +64,7 @@ DAMAGED: dict[str, list[str]] = {
 }
 # Commands that end well in an empty home, without a model.
 PLAIN: dict[str, list[str]] = {
-    "list": [], "prune": [], "hardware": [], "doctor": ["--offline"],
+    "list": [], "chats": [], "prune": [], "hardware": [], "doctor": ["--offline"],
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
     folder = tiny_hf(tmp_path / "hf")                      # a llama that transformers loads
     tiny_hf(tmp_path / "q", architecture="Qwen2ForCausalLM", dtype="BF16")
     tiny_hf_adapter(tmp_path / "lora", rank=4)             # peft's layout
+    tiny_hf_vision(tmp_path / "vision")                    # what becomes an mmproj
 
 The files are written here byte by byte, so that neither torch nor transformers is needed. The
 tokenizer is the byte-level BPE of `tiny_vocab`, which llama.cpp's converter does not know.
@@ -77,6 +78,56 @@ def tiny_hf_adapter(folder: Path, *, rank: int = 4, n_layer: int = 2, n_embd: in
         shapes[f"{name}.lora_A.weight"] = (rank, n_embd)
         shapes[f"{name}.lora_B.weight"] = (n_embd, rank)
     write_safetensors(folder / "adapter_model.safetensors", shapes, "F32", 1)
+    return folder
+
+
+def tiny_hf_vision(
+    folder: Path,
+    *,
+    n_layer: int = 2,
+    n_embd: int = 64,
+    n_ff: int = 128,
+    n_embd_text: int = 256,
+    image_size: int = 32,
+    patch: int = 8,
+    dtype: str = "F32",
+) -> Path:
+    """The vision part of a Gemma 3 (SigLIP and its projector); its text model is not there. An
+    image becomes four tokens."""
+    folder.mkdir(parents=True)
+    vision = {
+        "model_type": "siglip_vision_model", "hidden_size": n_embd, "intermediate_size": n_ff,
+        "num_hidden_layers": n_layer, "num_attention_heads": 4, "image_size": image_size,
+        "patch_size": patch, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh",
+    }  # fmt: skip
+    config = {
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+        "text_config": {"model_type": "gemma3_text", "hidden_size": n_embd_text},
+        "vision_config": vision, "mm_tokens_per_image": 4,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    seen = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "image_seq_length": 4,
+            "size": {"height": image_size, "width": image_size}}  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(seen))
+    tower = "vision_tower.vision_model."
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{tower}embeddings.patch_embedding.weight": (n_embd, 3, patch, patch),
+        f"{tower}embeddings.patch_embedding.bias": (n_embd,),
+        f"{tower}embeddings.position_embedding.weight": ((image_size // patch) ** 2, n_embd),
+        f"{tower}post_layernorm.weight": (n_embd,),
+        f"{tower}post_layernorm.bias": (n_embd,),
+        "multi_modal_projector.mm_input_projection_weight": (n_embd, n_embd_text),
+        "multi_modal_projector.mm_soft_emb_norm.weight": (n_embd,),
+    }
+    for i in range(n_layer):
+        block = f"{tower}encoder.layers.{i}."
+        sizes = {f"self_attn.{one}_proj": (n_embd, n_embd) for one in ("q", "k", "v", "out")}
+        sizes |= {"mlp.fc1": (n_ff, n_embd), "mlp.fc2": (n_embd, n_ff)}
+        for name, shape in sizes.items():
+            shapes |= {f"{block}{name}.weight": shape, f"{block}{name}.bias": shape[:1]}
+        for name in ("layer_norm1", "layer_norm2"):
+            shapes |= {f"{block}{name}.weight": (n_embd,), f"{block}{name}.bias": (n_embd,)}
+    write_safetensors(folder / "model.safetensors", shapes, dtype, 3)
     return folder
 
 

@@ -1,0 +1,1 @@
+"""Files to learn from: JSON lines, RouteLLM's tables, AlpacaEval's annotations."""
