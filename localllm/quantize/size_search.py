@@ -75,9 +75,11 @@ def best_for_size(
     texts = texts_for(asked.texts)
     if given.imatrix is None:
         given = replace(given, imatrix="auto")
+    plain = request_of(given, base_recipe(given))
+    replace(plain.recipe, type="Q8_0").checked()  # before anything is converted or measured
     origin = find_model(model, registry)
     with source_for(origin, ["Q8_0"], registry, sink, dry_run) as source:
-        plain = _request(given, asked, source, texts[0], registry, sink, dry_run=dry_run)
+        plain = _weighted(plain, given, asked, source, texts[0], registry, sink, dry_run=dry_run)
         prepared = prepare(source, plain, sink, asked)
         limit = limit_of(asked, prepared)
         preset = prepared.preset_within(limit)
@@ -111,7 +113,8 @@ def best_for_size(
     return best
 
 
-def _request(
+def _weighted(
+    request: Request,
     given: Given,
     asked: SizeAsked,
     source: Source,
@@ -121,7 +124,7 @@ def _request(
     *,
     dry_run: bool,
 ) -> Request:
-    """What was said beside the size, with its importance matrix. A dry run makes none."""
+    """`request` with its importance matrix. A dry run makes none."""
     name = source.model.name
     if dry_run and given.imatrix == "auto" and find_imatrix(source.model, registry) is None:
         raise UsageProblem(
@@ -130,7 +133,7 @@ def _request(
         )
     weights = importance_for(given, lambda: kept_or_made(source, registry, sink))
     mark = asked.mark | ({} if asked.quick else {"text_sha256": text.sha256})
-    return replace(request_of(given, base_recipe(given)), importance=weights, search=mark)
+    return replace(request, importance=weights, search=mark)
 
 
 def _searched(
