@@ -200,6 +200,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where files are made and removed again")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.work is not None:
+        args.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         work = Path(folder)
         imatrix = args.imatrix or made_importance(args.reference, work, args.chunks)
