@@ -1,7 +1,8 @@
 """What `localllm quantize --size` gains on llama.cpp's presets, at their own sizes.
 
     python benchmarks/best_size.py REFERENCE.gguf [PRESET...] [--imatrix FILE] [--modes pinned
-        free quick] [--contexts 40] [--chunks 60] [--budget MINUTES] [--work DIR] [--json OUT]
+        free quick] [--contexts 40] [--chunks 60] [--budget MINUTES] [--parts N] [--work DIR]
+        [--search N CTX SCORED] [--json OUT]
 
 REFERENCE is a float model (benchmarks/best_size_model.py makes one of any GGUF: weights that
 were quantized once flatter their own type). Preset and search get the same importance matrix,
@@ -34,12 +35,13 @@ from localllm.quantize.importance import Importance, importance_file, load_impor
 from localllm.quantize.plan import Request, engine_options, make_plan
 from localllm.quantize.quantize import priced
 from localllm.quantize.recipe import Recipe
+from localllm.quantize.search.groups import PARTS
 from localllm.quantize.search.search import Found, Search
 from localllm.quantize.size_base import Base, opened_base
 from localllm.quantize.size_ground import Preset, ground_of
 from localllm.quantize.size_judge import Answers, Change, answers, change
 from localllm.quantize.size_prepare import Limit, Prepared, prepare, within
-from localllm.quantize.size_text import JUDGE, SEARCH, texts_for
+from localllm.quantize.size_text import JUDGE, SEARCH, Contexts, texts_for
 from localllm.quantize.source import Source, open_source
 from localllm.registry import Registry
 from localllm.ui import Sink
@@ -65,14 +67,18 @@ class Row:
     wanted: float
     runs: int
     search_s: float
+    searched_kld: float | None  # of the whole choice, on the search text
+    preset_searched_kld: float
     groups: list[dict[str, Any]]
 
 
 class Bench:
     """One reference model; what one size learns of its groups serves the next."""
 
-    def __init__(self, source: Source, importance: Importance, work: Path, minutes: float) -> None:
-        self.source, self.work, self.minutes = source, work, minutes
+    def __init__(
+        self, source: Source, importance: Importance, work: Path, minutes: float, parts: int
+    ) -> None:
+        self.source, self.work, self.minutes, self.parts = source, work, minutes, parts
         self.sink = Sink("best_size", as_json=True, progress="plain")
         self.request = Request(Recipe(""), importance=importance, search={"benchmark": True})
         began = time.monotonic()
@@ -90,6 +96,10 @@ class Bench:
         with Quantizer() as quantizer:
             plan = make_plan(self.source, request, quantizer)
         return Preset(name, request, priced(plan, self.source, request, self.sink.progress))
+
+    def lossy(self, preset: Preset) -> dict[str, str]:
+        """The preset's types of what can be chosen."""
+        return {name: preset.types[name] for name in self.all.damages}
 
     def prepared(self, preset: Preset, mode: str) -> Prepared:
         """The same errors; with the embedding pinned unless all is free."""
@@ -109,6 +119,7 @@ class Bench:
                 prepared.damages,
                 prepared.n_layers,
                 measure=lambda types: base.trial.measure(types).mean.value,
+                parts=self.parts,
                 advance=lambda what: print(f"  {what}", flush=True),
             )
         found = self.searches[mode]
@@ -141,13 +152,18 @@ class Bench:
             return answers(path, judge.chunks, judge.references, 0, replace(JUDGE, n=contexts))
 
 
-def rows(bench: Bench, names: list[str], modes: list[str], contexts: int) -> Iterator[Row]:
+def rows(
+    bench: Bench, names: list[str], modes: list[str], contexts: int, searched: Contexts
+) -> Iterator[Row]:
     texts = texts_for([])
     vectors, judged_by = bench.all.vectors, replace(JUDGE, n=contexts)
-    with opened_base(bench.source.path, vectors, texts, 0, bench.sink, (SEARCH, judged_by)) as base:
+    with opened_base(
+        bench.source.path, vectors, texts, 0, bench.sink, (searched, judged_by)
+    ) as base:
         for name in names:
             preset = bench.preset(name)
             theirs = bench.judged(preset.request, name, base, contexts)
+            there = base.trial.measure(bench.lossy(preset)).mean.value
             pinned: Answers | None = None
             for mode in modes:
                 request, size, found = bench.choose(name, mode, base)
@@ -160,7 +176,7 @@ def rows(bench: Bench, names: list[str], modes: list[str], contexts: int) -> Ite
                 yield Row(
                     name, mode, size, preset.plan.size_bytes, ours.mean_kld.value,
                     theirs.mean_kld.value, change(ours.of_contexts, theirs.of_contexts), beside,
-                    WANTED.get(name, 0.0), found.runs, found.took_s,
+                    WANTED.get(name, 0.0), found.runs, found.took_s, found.kld, there,
                     [asdict(group) for group in found.groups],
                 )  # fmt: skip
 
@@ -174,7 +190,8 @@ def shown(row: Row) -> str:
     return (
         f"{row.preset:8} {row.mode:7} {row.size_bytes / row.preset_bytes:8.3%} of its size  "
         f"KLD {row.kld:.5f} / {row.preset_kld:.5f}  {change.relative:+.1%}{interval}{beside}  "
-        f"wanted {row.wanted:+.0%}; {row.runs} runs, {row.search_s:.0f} s"
+        f"wanted {row.wanted:+.0%}; {row.runs} runs, {row.search_s:.0f} s; "
+        f"where it searched {row.searched_kld or 0:.5f} / {row.preset_searched_kld:.5f}"
     )
 
 
@@ -197,6 +214,15 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=JUDGE.n, help="to judge by")
     parser.add_argument("--chunks", type=int, default=60, help="of text for the matrix")
     parser.add_argument("--budget", type=float, default=60.0, help="minutes a search")
+    parser.add_argument(
+        "--search",
+        type=int,
+        nargs=3,
+        metavar=("N", "CTX", "SCORED"),
+        default=(SEARCH.n, SEARCH.n_ctx, SEARCH.n_scored),
+        help="contexts",
+    )
+    parser.add_argument("--parts", type=int, default=PARTS, help="the layers are taken in")
     parser.add_argument("--work", type=Path, help="where files are made and removed again")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -206,10 +232,10 @@ def main() -> None:
         work = Path(folder)
         imatrix = args.imatrix or made_importance(args.reference, work, args.chunks)
         source = open_source(loose_model(args.reference))
-        bench = Bench(source, load_importance(imatrix), work, args.budget)
+        bench = Bench(source, load_importance(imatrix), work, args.budget, args.parts)
         print(f"errors of types and sizes of presets: {bench.errors_s:.0f} s", flush=True)
         done = []
-        for row in rows(bench, args.presets, args.modes, args.contexts):
+        for row in rows(bench, args.presets, args.modes, args.contexts, Contexts(*args.search)):
             print(shown(row), flush=True)
             done.append(asdict(row))
             if args.json:

@@ -93,6 +93,17 @@ def tensor_type(name: str) -> int:
     return found
 
 
+# tensor_requires_imatrix in src/llama-quant.cpp, which lets the embedding and the output pass.
+WEIGHTED_TYPES = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
+
+
+def needs_imatrix(tensor_type: str, ftype: str) -> bool:
+    """Whether llama.cpp makes a tensor of this type, in a file of this recipe, with an
+    importance matrix only."""
+    kind = tensor_type.lower()
+    return kind in WEIGHTED_TYPES or (kind == "q2_k" and ftype.upper() == "Q2_K_S")
+
+
 def _near(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else f" (one of {', '.join(known)})"

@@ -82,11 +82,15 @@ def quantize_command(
         measure=measure, ladder=ladder, texts=tuple(measure_text or ()), chunks=measure_chunks,
         again=again, chart=chart, report=report, keep=keep, require_fit=require_fit, n_ctx=n_ctx,
     )  # fmt: skip
-    measured.check(dry_run=dry_run, save_plan=save_plan, fits=fit)
+    searches = fit or size is not None or bpw is not None
+    measured.check(dry_run=dry_run, save_plan=save_plan, fits=fit, searches=searches)
     asked = size_asked(size, bpw, fit, n_ctx if not ladder else None, budget, quick, text or ())
     if asked is not None:
-        check_beside(given, measure=measure, ladder=ladder)
-        return show_best(model, given, asked, registry, sink, dry_run=dry_run, save_plan=save_plan)
+        check_beside(given, ladder=ladder)
+        return show_best(
+            model, given, asked, registry, sink,
+            dry_run=dry_run, save_plan=save_plan, again=again, measuring=measured.options,
+        )  # fmt: skip
     if ladder:
         return show_ladder(model, given, measured, registry, sink, dry_run=dry_run)
     if measure:

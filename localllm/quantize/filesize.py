@@ -77,28 +77,12 @@ def _keys(
 
 def _copied(source: Metadata, key: str) -> int:
     info = source.info(key)
-    if info.element_type is None:
-        width = _text(str(source[key]), source.raw(key)) if info.type is ValueType.STRING else (
-            _width(info.type)
-        )  # fmt: skip
-        return _pair(key, width)
-    return _pair(key, 4 + 8 + _array(source, key, info.element_type, info.length))
-
-
-def _array(source: Metadata, key: str, kind: ValueType, length: int) -> int:
-    if kind is not ValueType.STRING:
-        return length * _width(kind)
-    # C strings on the way: what follows a NUL is lost
-    cut = sum(_lost(text) for text in source[key] if "\0" in text)  # type: ignore[union-attr, misc, operator, arg-type]
-    return source.info(key).size_bytes - cut
-
-
-def _text(text: str, raw: bytes) -> int:
-    return len(raw) - (_lost(text) if "\0" in text else 0)
-
-
-def _lost(text: str) -> int:
-    return len(text.encode()) - len(text.split("\0", 1)[0].encode())
+    kind = info.type if info.element_type is None else info.element_type
+    if kind is ValueType.STRING:  # C strings on the way: what follows a NUL is lost
+        width = info.size_bytes - source.after_nul_bytes(key)
+    else:
+        width = info.length * _width(kind)
+    return _pair(key, width if info.element_type is None else 4 + 8 + width)
 
 
 def _override(value: int | float | bool | str) -> int:

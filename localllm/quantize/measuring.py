@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from localllm.errors import DoesNotFit, UsageProblem
 from localllm.library.quality.text import read_texts
 from localllm.quantize.requests import Given
 from localllm.registry import Registry
 from localllm.ui import Sink
+
+if TYPE_CHECKING:
+    from localllm.quantize.measured.measurer import MeasureOptions
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,22 @@ class Asked:
     require_fit: bool = False
     n_ctx: int | None = None
 
-    def check(self, *, dry_run: bool, save_plan: Path | None, fits: bool = False) -> None:
+    @property
+    def options(self) -> MeasureOptions | None:
+        """How to measure, where that was asked for."""
+        from localllm.quantize.measured.measurer import MeasureOptions
+
+        if not self.measure:
+            return None
+        return MeasureOptions(self.texts, self.chunks, again=self.again)
+
+    def check(
+        self, *, dry_run: bool, save_plan: Path | None, fits: bool = False, searches: bool = False
+    ) -> None:
         """Raise UsageProblem for options that mean nothing as they stand. `fits`: something
-        else on the command line takes --ctx."""
+        else on the command line takes --ctx; `searches`: something else takes --again."""
         for_both = {"--measure-text": bool(self.texts), "--measure-chunks": self.chunks is not None,
-                    "--again": self.again}  # fmt: skip
+                    "--again": self.again and not searches}  # fmt: skip
         of_ladder = {"--chart": self.chart is not None, "--report": self.report is not None,
                      "--keep": self.keep != "all", "--require-fit": self.require_fit,
                      "--ctx": self.n_ctx is not None and not fits}  # fmt: skip
@@ -54,11 +69,11 @@ def show_measured(
     *, save_plan: Path | None = None,
 ) -> None:  # fmt: skip
     """Make, measure and show."""
-    from localllm.quantize.measured.measurer import MeasureOptions
     from localllm.quantize.measured.run import run_measured
     from localllm.quantize.measured.view import set_view
 
-    options = MeasureOptions(asked.texts, asked.chunks, again=asked.again)
+    options = asked.options
+    assert options is not None
     read_texts(asked.texts)  # a text that is none is said before the work
     done = run_measured(model, given, options, registry, sink, save_plan=save_plan)
     error = done.error

@@ -160,8 +160,25 @@ def _check(source: Source, request: Request, plan: Plan) -> None:
             f"{plan.type} needs an importance matrix for this model",
             "--imatrix auto (or FILE), or take Q3_K_S, which needs none",
         )
+    _check_weighted(request, plan)
     if request.planned is not None:
         _check_planned(request.planned, plan)
+
+
+def _check_weighted(request: Request, plan: Plan) -> None:
+    """That the importance matrix has the tensors for which llama.cpp will not do without."""
+    from localllm.engine.ftypes import needs_imatrix
+    from localllm.quantize.importance import unweighted
+
+    if request.importance is None:
+        return
+    types = {t.name: t.to_type for t in plan.tensors}
+    for name in unweighted(request.importance, plan.tensors, request.recipe.prune_layers):
+        if needs_imatrix(types[name], plan.type):
+            raise UsageProblem(
+                f"the importance matrix says nothing of {name}, which {types[name]} needs",
+                f"localllm imatrix, or --tensor-type '^{name}$=Q3_K' before other patterns",
+            )
 
 
 def _check_planned(planned: Mapping[str, str], plan: Plan) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,66 +16,17 @@ from localllm.library.derive import (
     register_derived,
 )
 from localllm.library.lineage import lineage_metadata
-from localllm.quantize.importance import check_importance, importance_file, unweighted
+from localllm.quantize.importance import check_importance, importance_file
 from localllm.quantize.made_with import lineage_of
 from localllm.quantize.plan import Plan, Request, engine_options, make_plan, sized
 from localllm.quantize.recipe import Scalar
+from localllm.quantize.result import Quantized, result_of, reused
 from localllm.quantize.source import Source
 from localllm.registry import Lineage, Model, Registry
 from localllm.ui import Bytes, Progress
 
 if TYPE_CHECKING:
     from localllm.engine.quantize import Quantizer, TensorPlan
-
-
-@dataclass(frozen=True)
-class TypeChange:
-    """How many tensors went from one type to another, and what they take now."""
-
-    from_type: str
-    to_type: str
-    tensors: int
-    before_bytes: int
-    after_bytes: int
-
-
-@dataclass(frozen=True)
-class PlannedTensor:
-    """One tensor: what it is and becomes. `reason` says why it is not what the type asked for."""
-
-    name: str
-    shape: tuple[int, ...]
-    from_type: str
-    to_type: str
-    before_bytes: int
-    after_bytes: int
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """What was made, or (`model` None) would be.
-
-    `before_bytes` and `after_bytes` are of tensor data, `file_bytes` of the files with their
-    headers, exact before anything is written. `fallbacks` are tensors whose shape the wanted
-    type does not allow, `unweighted` those of which the importance matrix says nothing.
-    """
-
-    model: Model | None
-    name: str
-    source: str
-    type: str
-    reused: bool
-    before_bytes: int
-    after_bytes: int
-    file_bytes: int
-    bits_per_weight: float
-    changes: tuple[TypeChange, ...]
-    fallbacks: tuple[str, ...]
-    unweighted: tuple[str, ...]
-    requantized: Mapping[str, int]
-    tensors: tuple[PlannedTensor, ...]
-    elapsed_s: float
 
 
 def preview(source: Source, request: Request, progress: Progress) -> Quantized:
@@ -90,7 +41,7 @@ def preview(source: Source, request: Request, progress: Progress) -> Quantized:
     with Quantizer() as quantizer:
         plan = make_plan(source, request, quantizer)
     plan = priced(plan, source, request, progress)
-    return _result(None, _name(source, request), source, request, plan, 0.0)
+    return result_of(None, _name(source, request), source, request, plan, 0.0)
 
 
 def priced(plan: Plan, source: Source, request: Request, progress: Progress) -> Plan:
@@ -122,7 +73,7 @@ def quantize(
     name = _name(source, request)
     lineage = lineage_of(source, request, progress)
     if (model := existing(registry, name, lineage)) is not None:
-        return _reused(model, source, request)
+        return reused(model, source, request)
     with Quantizer() as quantizer:
         plan = make_plan(source, request, quantizer)
         lineage = made_by(plan, lineage)
@@ -131,7 +82,7 @@ def quantize(
         key = f"quantize {name} {lineage.parents} {sorted(lineage.parameters.items())}"
         with registry.lock(key, lambda: note(f"another process makes {name}; waiting for it")):
             if (model := existing(registry, name, lineage)) is not None:
-                return _reused(model, source, request)
+                return reused(model, source, request)
             stem = registry.partial(key, name.replace("/", "-"))
             _remove(stem)  # what a killed process left
             _check_space(stem, plan)
@@ -141,7 +92,7 @@ def quantize(
                 model = register_derived(registry, source.model, made, name, lineage)
             finally:
                 _remove(stem)
-    return _result(model, model.name, source, request, plan, took)
+    return result_of(model, model.name, source, request, plan, took)
 
 
 def made_already(
@@ -149,6 +100,25 @@ def made_already(
 ) -> Model | None:
     """What `quantize` would reuse."""
     return existing(registry, _name(source, request), lineage)
+
+
+def searched_before(
+    source: Source, request: Request, registry: Registry, progress: Progress
+) -> Model | None:
+    """What a search for the same, with the same importance, text and pins, made of `source`."""
+    wanted = lineage_of(source, request, progress)
+    for model in registry.models():
+        made = model.lineage
+        if (
+            made is not None
+            and (made.operation, made.parents) == (wanted.operation, wanted.parents)
+            and made.parameters.get("search") == wanted.parameters["search"]
+            and dict(made.inputs) == dict(wanted.inputs)
+            and request.name in (None, model.name)
+            and all(file.path.exists() for file in model.files)
+        ):
+            return model
+    return None
 
 
 def _name(source: Source, request: Request) -> str:
@@ -229,79 +199,3 @@ def _remove(stem: Path) -> None:
 def _literal(name: str) -> str:
     """`name` for a glob that matches it alone."""
     return "".join(f"[{char}]" if char in "*?[" else char for char in name)
-
-
-def _result(
-    model: Model | None,
-    name: str,
-    source: Source,
-    request: Request,
-    plan: Plan,
-    elapsed_s: float,
-) -> Quantized:
-    weights, pruned = request.importance, request.recipe.prune_layers
-    return Quantized(
-        model=model,
-        name=name,
-        source=source.model.name,
-        type=plan.type,
-        reused=False,
-        before_bytes=plan.before_bytes,
-        after_bytes=plan.after_bytes,
-        file_bytes=plan.size_bytes,
-        bits_per_weight=plan.bits_per_weight,
-        changes=_changes(plan),
-        fallbacks=tuple(f"{f.tensor}: {f.wanted} -> {f.used}" for f in plan.fallbacks),
-        unweighted=() if weights is None else unweighted(weights, plan.tensors, pruned),
-        requantized=plan.requantized,
-        tensors=_tensors(plan),
-        elapsed_s=elapsed_s,
-    )
-
-
-def _reused(model: Model, source: Source, request: Request) -> Quantized:
-    """The same facts from the headers of what is there."""
-    from localllm.library import header_of
-
-    after = header_of(model)
-    return Quantized(
-        model=model,
-        name=model.name,
-        source=source.model.name,
-        type=request.recipe.type,
-        reused=True,
-        before_bytes=source.gguf.weights_bytes,
-        after_bytes=after.weights_bytes,
-        file_bytes=model.size_bytes,
-        bits_per_weight=after.bits_per_weight or 0.0,
-        changes=(),
-        fallbacks=(),
-        unweighted=(),
-        requantized={},
-        tensors=(),
-        elapsed_s=0.0,
-    )
-
-
-def _tensors(plan: Plan) -> tuple[PlannedTensor, ...]:
-    fell = {
-        f.tensor: f"rows of {f.row_length} do not divide by {f.wanted}'s {f.block_length}"
-        for f in plan.fallbacks
-    }
-    return tuple(
-        PlannedTensor(
-            t.name, t.shape, t.from_type, t.to_type, t.before_bytes, t.after_bytes, fell.get(t.name)
-        )
-        for t in plan.tensors
-    )
-
-
-def _changes(plan: Plan) -> tuple[TypeChange, ...]:
-    sums: dict[tuple[str, str], list[int]] = {}
-    for t in plan.tensors:
-        row = sums.setdefault((t.from_type, t.to_type), [0, 0, 0])
-        row[0] += 1
-        row[1] += t.before_bytes
-        row[2] += t.after_bytes
-    ordered = sorted(sums.items(), key=lambda item: -item[1][1])
-    return tuple(TypeChange(*types, *row) for types, row in ordered)

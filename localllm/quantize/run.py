@@ -14,8 +14,9 @@ from localllm.quantize.convert_first import converted_source
 from localllm.quantize.importance import Importance, chosen_words, pending_importance
 from localllm.quantize.plan import Request, is_quantized, make_plan
 from localllm.quantize.planfile import save_plan as write_plan
-from localllm.quantize.quantize import Quantized, preview, quantize
+from localllm.quantize.quantize import preview, quantize
 from localllm.quantize.requests import Given, importance_for, requests_for
+from localllm.quantize.result import Quantized
 from localllm.quantize.source import Source, hashed, open_source
 from localllm.registry import Model, Registry
 from localllm.ui import Sink

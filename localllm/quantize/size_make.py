@@ -12,7 +12,8 @@ from typing import Literal
 from localllm.errors import DiskFull
 from localllm.quantize.importance import importance_file
 from localllm.quantize.plan import Request, engine_options
-from localllm.quantize.quantize import Quantized, quantize
+from localllm.quantize.quantize import quantize
+from localllm.quantize.result import Quantized
 from localllm.quantize.size_base import JudgedBy
 from localllm.quantize.size_ground import Preset
 from localllm.quantize.size_judge import Side, Verdict, answers, change

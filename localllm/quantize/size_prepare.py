@@ -11,7 +11,8 @@ from localllm.engine.ggml_types import row_type
 from localllm.errors import DoesNotFit, UsageProblem
 from localllm.quantize.plan import Request
 from localllm.quantize.quantize import preview
-from localllm.quantize.search.search import Search, bits_of
+from localllm.quantize.search.choices import bits_of
+from localllm.quantize.search.search import Search
 from localllm.quantize.search.sensitivity import Damage, damages
 from localllm.quantize.search.weights import Weights
 from localllm.quantize.size_fit import FitAssumed, bytes_that_fit
@@ -22,7 +23,7 @@ from localllm.ui import Bytes, Sink
 
 if TYPE_CHECKING:
     from localllm.quantize.importance import Vectors
-    from localllm.quantize.quantize import Quantized
+    from localllm.quantize.result import Quantized
 
 _MIB = 1 << 20
 _BITS_BELOW = 2.0

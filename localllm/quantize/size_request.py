@@ -111,7 +111,7 @@ def parse_file_size(text: str) -> int:
     return size
 
 
-def check_beside(given: Given, *, measure: bool = False, ladder: bool = False) -> None:
+def check_beside(given: Given, *, ladder: bool = False) -> None:
     """Raise UsageProblem for options that decide what the search is to decide, or that ask for
     several models."""
     beside = {
@@ -128,8 +128,8 @@ def check_beside(given: Given, *, measure: bool = False, ladder: bool = False) -
             )
     if (given.include_weights or given.exclude_weights) and given.imatrix == "none":
         raise UsageProblem("--include-weights and --exclude-weights choose from an --imatrix")
-    if measure or ladder:
+    if ladder:
         raise UsageProblem(
-            f"{'--ladder' if ladder else '--measure'} and a size cannot both be asked for",
-            "make it first, then: localllm quality NAME --base MODEL",
+            "--ladder and a size cannot both be asked for",
+            "a ladder makes several models: --measure shows the one beside its siblings",
         )

@@ -8,14 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from localllm.errors import UsageProblem
+from localllm.errors import LocalLLMError, UsageProblem
 from localllm.library.find import find_model
 from localllm.library.imatrix import find_imatrix
+from localllm.quantize.measured.measurer import MeasureOptions
+from localllm.quantize.measured.run import measure_made
+from localllm.quantize.measured.view import MeasuredSet
 from localllm.quantize.plan import Request
-from localllm.quantize.quantize import Quantized
+from localllm.quantize.quantize import searched_before
 from localllm.quantize.requests import Given, base_recipe, importance_for, request_of
+from localllm.quantize.result import Quantized, reused
 from localllm.quantize.run import kept_or_made, save_planned, source_for, warn_of
 from localllm.quantize.search.groups import grouped
+from localllm.quantize.search.rounding import kinds_with_a_choice
 from localllm.quantize.search.search import Found, Search
 from localllm.quantize.size_base import JudgedBy, float_copy, opened_base
 from localllm.quantize.size_judge import Verdict
@@ -23,8 +28,8 @@ from localllm.quantize.size_make import Made, make, named
 from localllm.quantize.size_prepare import Limit, Prepared, limit_of, prepare, within
 from localllm.quantize.size_request import SizeAsked, check_beside
 from localllm.quantize.size_text import SomeText, texts_for
-from localllm.quantize.source import Source
-from localllm.registry import Registry
+from localllm.quantize.source import Source, hashed
+from localllm.registry import Model, Registry
 from localllm.ui import Bytes, Sink
 
 _SLACK = 0.005  # what a limit may be left unused without a word
@@ -38,7 +43,8 @@ class BestForSize:
     `taken` says whose map it has; `preset` is the largest of llama.cpp's recipes that keeps the
     limit, with the same importance and pins. `verdict` compares their files on text that
     nothing else was chosen by; None in a dry run, with `quick`, or without such a preset.
-    `searched_with` names the text of the search.
+    `searched_with` names the text of the search. `search` is None where the same was searched
+    for before and is there. `measured` is what `--measure` adds.
     """
 
     result: Quantized
@@ -48,10 +54,11 @@ class BestForSize:
     preset: str | None
     preset_bytes: int | None
     verdict: Verdict | None
-    search: Found
+    search: Found | None
     searched_with: str | None
     imatrix: str | None
     took_s: float
+    measured: MeasuredSet | None = None
 
 
 def best_for_size(
@@ -63,12 +70,15 @@ def best_for_size(
     *,
     dry_run: bool = False,
     save_plan: Path | None = None,
-) -> BestForSize:
+    again: bool = False,
+    measuring: MeasureOptions | None = None,
+) -> tuple[BestForSize, LocalLLMError | None]:
     """Make of `model` the file that loses least within the limit `asked`.
 
-    Without --imatrix an importance matrix is found or made. Memory: the model in half
-    precision, unless `quick`. Raises what quantizing raises, DoesNotFit (a limit below the
-    smallest types, memory), UsageProblem.
+    Without --imatrix an importance matrix is found or made. What the same search made before is
+    taken as it is, unless `again`. With `measuring` the result is measured too; the error is why
+    it could not be. Memory: the model in half precision, unless `quick`. Raises what quantizing
+    raises, DoesNotFit (a limit below the smallest types, memory), UsageProblem.
     """
     begun = time.monotonic()
     check_beside(given)
@@ -78,8 +88,16 @@ def best_for_size(
     plain = request_of(given, base_recipe(given))
     replace(plain.recipe, type="Q8_0").checked()  # before anything is converted or measured
     origin = find_model(model, registry)
-    with source_for(origin, ["Q8_0"], registry, sink, dry_run) as source:
+    with source_for(origin, ["Q8_0"], registry, sink, dry_run) as opened:
+        source = opened if dry_run else hashed(opened, sink.progress)
         plain = _weighted(plain, given, asked, source, texts[0], registry, sink, dry_run=dry_run)
+        known = None
+        if not (again or dry_run or asked.fit or save_plan):
+            known = searched_before(source, plain, registry, sink.progress)
+        if known is not None:
+            sink.note(f"{known.name} was made by the same search; --again searches anew")
+            best = _known(known, source, plain, asked, begun)
+            return _measured(best, source, measuring, registry, sink)
         prepared = prepare(source, plain, sink, asked)
         limit = limit_of(asked, prepared)
         preset = prepared.preset_within(limit)
@@ -95,22 +113,60 @@ def best_for_size(
         if save_plan is not None:
             save_planned(save_plan, source, made.request)
             sink.note(f"wrote {save_plan}")
-    best = BestForSize(
-        result=made.result,
-        taken=made.taken,
+        best = BestForSize(
+            result=made.result,
+            taken=made.taken,
+            limit=limit,
+            used=limit.taken(made.result) / limit.n_bytes,
+            preset=None if preset is None else preset.name,
+            preset_bytes=None if preset is None else preset.plan.size_bytes,
+            verdict=made.verdict,
+            search=found,
+            searched_with=None if asked.quick else texts[0].name,
+            imatrix=None if plain.importance is None else plain.importance.path.name,
+            took_s=time.monotonic() - begun,
+        )
+        warn_of(made.result, made.request, sink)
+        _say(best, found, prepared, sink)
+        return _measured(best, source, measuring, registry, sink)
+
+
+def _known(
+    model: Model, source: Source, request: Request, asked: SizeAsked, begun: float
+) -> BestForSize:
+    """What is there already, from its file and its lineage."""
+    result = reused(model, source, request)
+    if asked.bpw is not None:
+        limit = Limit("tensors", int(asked.bpw * source.gguf.n_params / 8))
+    else:
+        limit = Limit("files", asked.size_bytes or result.file_bytes)
+    return BestForSize(
+        result=result,
+        taken="search",
         limit=limit,
-        used=limit.taken(made.result) / limit.n_bytes,
-        preset=None if preset is None else preset.name,
-        preset_bytes=None if preset is None else preset.plan.size_bytes,
-        verdict=made.verdict,
-        search=found,
-        searched_with=None if asked.quick else texts[0].name,
-        imatrix=None if plain.importance is None else plain.importance.path.name,
+        used=limit.taken(result) / limit.n_bytes,
+        preset=None,
+        preset_bytes=None,
+        verdict=None,
+        search=None,
+        searched_with=None,
+        imatrix=None if request.importance is None else request.importance.path.name,
         took_s=time.monotonic() - begun,
     )
-    warn_of(made.result, made.request, sink)
-    _say(best, prepared, sink)
-    return best
+
+
+def _measured(
+    best: BestForSize,
+    source: Source,
+    options: MeasureOptions | None,
+    registry: Registry,
+    sink: Sink,
+) -> tuple[BestForSize, LocalLLMError | None]:
+    model = best.result.model
+    if options is None or model is None:
+        return best, None
+    found, error = measure_made(source, [(model, best.result.type)], options, registry, sink)
+    return replace(best, measured=found), error
 
 
 def _weighted(
@@ -133,6 +189,8 @@ def _weighted(
         )
     weights = importance_for(given, lambda: kept_or_made(source, registry, sink))
     mark = asked.mark | ({} if asked.quick else {"text_sha256": text.sha256})
+    if pins := request.recipe.parameters():
+        mark["pinned"] = pins
     return replace(request, importance=weights, search=mark)
 
 
@@ -179,12 +237,14 @@ def _parts(prepared: Prepared, run_s: float, until: float) -> int:
     left = until - time.monotonic()
     for parts in _PARTS:
         n_groups = len(grouped(prepared.damages, prepared.n_layers, parts))
-        if 2 * n_groups * run_s * 1.5 <= left:  # alone, many again, and time to quantize
+        n_kinds = len(kinds_with_a_choice(prepared.damages))
+        # alone, many again, how each kind rounds, and time to quantize
+        if 2 * (n_groups + n_kinds) * run_s * 1.5 <= left:
             return parts
     return _PARTS[-1]
 
 
-def _say(best: BestForSize, prepared: Prepared, sink: Sink) -> None:
+def _say(best: BestForSize, search: Found, prepared: Prepared, sink: Sink) -> None:
     """What a user should know of how it went."""
     limit, judged = best.limit, best.verdict
     if best.used < 1 - _SLACK:
@@ -194,7 +254,7 @@ def _say(best: BestForSize, prepared: Prepared, sink: Sink) -> None:
             f"{best.result.name} takes {Bytes(limit.taken(best.result))} of the "
             f"{Bytes(limit.n_bytes)} asked for: {why}"
         )
-    if not best.search.complete:
+    if not search.complete:
         sink.warn(
             "time ran out before every group was measured: more --budget may find better types"
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from localllm.errors import Interrupted
+from localllm.quantize.measured.measurer import MeasureOptions
+from localllm.quantize.measured.view import set_view
 from localllm.quantize.requests import Given
 from localllm.quantize.search.search import GroupDamage
 from localllm.quantize.size_fit import FitAssumed
@@ -25,15 +27,18 @@ def show_best(
     *,
     dry_run: bool,
     save_plan: Path | None,
+    again: bool,
+    measuring: MeasureOptions | None,
 ) -> None:
-    """Search, make, judge and show."""
+    """Search, make, judge, measure and show."""
     try:
-        best = best_for_size(
-            model, given, asked, registry, sink, dry_run=dry_run, save_plan=save_plan
-        )
+        best, error = best_for_size(
+            model, given, asked, registry, sink,
+            dry_run=dry_run, save_plan=save_plan, again=again, measuring=measuring,
+        )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("interrupted; what was finished is kept", "run it again") from None
-    sink.show(best, best_view)
+    sink.show(best, best_view, ok=error is None, error=error)
 
 
 def best_view(best: BestForSize) -> View:
@@ -57,14 +62,20 @@ def best_view(best: BestForSize) -> View:
         view += [Heading("What fits"), _fit(best.limit.fit)]
     if best.verdict is not None:
         view += [Heading("On text that decided nothing"), *_verdict(best.verdict)]
-    elif best.searched_with is None:
+    elif search is not None and best.searched_with is None:
         view.append(Note("not judged: the model was not run"))
-    elif best.preset is None:
+    elif search is not None and best.preset is None:
         view.append(Note("no preset is as small: there is nothing to compare with"))
-    return [*view, Heading("Groups of tensors"), _groups(search.groups)]
+    if search is not None:
+        view += [Heading("Groups of tensors"), _groups(search.groups)]
+    if best.measured is not None:
+        view += set_view(best.measured)
+    return view
 
 
 def _how(best: BestForSize) -> str:
+    if best.search is None:
+        return "before, by the same command"
     if best.searched_with is None:
         return "by the types' errors alone"
     took = Seconds(best.search.took_s)

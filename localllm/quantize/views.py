@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from localllm.quantize.quantize import Quantized
+from localllm.quantize.result import Quantized
 from localllm.ui import Bytes, Fields, Heading, Percent, Seconds, Table, View
 from localllm.ui.view import Note, Part
 

@@ -208,3 +208,16 @@ def test_auto_where_no_matrix_can_be_made(
     assert "Traceback" not in done.err
     if done.exit_code:
         assert len([line for line in done.err.splitlines() if line.startswith("error:")]) == 1
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_type_that_needs_what_was_left_out_is_refused_before_anything_is_written(
+    cli: Cli, tiny_gguf: Path, tmp_path: Path, dry: tuple[str, ...], registry: Registry
+) -> None:
+    write_imatrix(path := tmp_path / "i.gguf", tiny_gguf)
+    done = cli(
+        "quantize", tiny_gguf, "IQ2_XS", "--imatrix", path, "--exclude-weights", "ffn_up", *dry
+    )
+    assert done.exit_code == 2, done
+    assert "ffn_up" in done.err and len(done.err.strip().splitlines()) <= 2
+    assert not registry.models()

@@ -59,7 +59,6 @@ def test_what_is_no_size(text: str) -> None:
         ("--size", "1MiB", "--quick", "--budget", "3"),
         ("--size", "1MiB", "--quick", "--text", "t.txt"),
         ("--size", "1MiB", "--ladder"),
-        ("--size", "1MiB", "--measure"),
         ("--size", "big"),
         ("--bpw", "0"),
         ("--bpw", "-1"),

@@ -123,6 +123,44 @@ def test_bits_per_weight_are_kept_and_the_file_is_judged(
     assert nothing_unfinished(registry)
 
 
+def test_the_same_search_is_made_once(
+    searched: Callable[..., Done], registry: Registry, tmp_path: Path
+) -> None:
+    """Whatever else was asked for meanwhile, and never for another size, text or pin."""
+    size = ("--size", "1100000", *SHORT)
+    first = searched(*size, "--json")
+    path, taken = made_file(first), first.data["taken"]
+    other = searched("--size", "1200000", *SHORT, "--json")
+    pinned = searched(*size, "--tensor-type", "attn_v=q8_0", "--json")
+    (tmp_path / "t.txt").write_text("Another text, to search with, of some length. " * 60)
+    by_text = searched(*size, "--text", tmp_path / "t.txt", "--json")
+    again = searched(*size, "--json")
+    anew = searched(*size, "--again", "--json")
+    assert anew.data["search"] is not None
+    assert len({made_file(one) for one in (first, other)}) == 2
+    for one in (other, pinned, by_text):
+        assert one.data["search"] is not None
+    if taken == "search":
+        assert again.data["search"] is None and again.data["result"]["reused"]
+        assert made_file(again) == path
+        assert again.data["result"]["file_bytes"] == path.stat().st_size
+
+
+def test_measured_beside_its_source_and_siblings(
+    searched: Callable[..., Done], model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("A text to measure with, of some length. " * 60)
+    with_text = ("--measure-text", tmp_path / "t.txt", "--measure-chunks", "2")
+    assert searched("Q4_0", "--measure", *with_text, "--json").exit_code == 0
+    done = searched("--size", "1100000", "--measure", *with_text, *SHORT, "--json")
+    path = made_file(done)
+    rows = {row["model"]: row for row in done.data["measured"]["rows"]}
+    assert len(rows) == 3  # the source, what was made, its sibling
+    mine = rows[done.data["result"]["name"]]
+    assert mine["size_bytes"] == path.stat().st_size
+    assert mine["mean_kld"]["value"] > 0 and mine["perplexity"]["value"] > 1
+
+
 def test_the_judgment_is_what_quality_says_of_the_two_files(
     searched: Callable[..., Done], cli: Cli, model: Path, registry: Registry
 ) -> None:

@@ -68,6 +68,21 @@ class Metadata(Mapping[str, Value]):
         entry = self._entries[key]
         return self._decode(entry.element_type or entry.type, min(n, entry.length), entry)
 
+    def after_nul_bytes(self, key: str) -> int:
+        """Bytes of a text, or of an array of texts, from the first NUL of each on: what C strings
+        lose. Decodes nothing."""
+        entry = self._entries[key]
+        raw, unpack, width = self._raw, self._length.unpack_from, self._length.size
+        array = entry.element_type is not None
+        n, pos, lost = entry.length if array else 1, entry.value_start, 0
+        for _ in range(n):
+            start = pos + width
+            pos = start + unpack(raw, pos)[0]
+            at = raw.find(0, start, pos)
+            if at >= 0:
+                lost += pos - at
+        return lost
+
     def _decode(self, kind: ValueType, n: int, entry: Entry) -> tuple[Any, ...]:
         if kind is ValueType.STRING:
             return tuple(self._strings(n, entry.value_start))

@@ -11,7 +11,8 @@ from localllm.errors import DamagedFile, LocalLLMError
 from localllm.formats.gguf import GGML_TYPES, GGUFView, Metadata, TensorInfo
 from localllm.library.candidates import Memory
 from localllm.quantize.plan import Request
-from localllm.quantize.quantize import PlannedTensor, Quantized, preview
+from localllm.quantize.quantize import preview
+from localllm.quantize.result import PlannedTensor, Quantized
 from localllm.quantize.source import Source
 from localllm.ui import Bytes, Progress
 

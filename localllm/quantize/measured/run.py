@@ -13,8 +13,8 @@ from localllm.quantize.measured.measurer import MeasureOptions, Measurer, base_o
 from localllm.quantize.measured.record import has_figures
 from localllm.quantize.measured.siblings import sibling_row, siblings
 from localllm.quantize.measured.view import MeasuredSet
-from localllm.quantize.quantize import Quantized
 from localllm.quantize.requests import Given, requests_for
+from localllm.quantize.result import Quantized
 from localllm.quantize.run import importance_of, make_each, source_for
 from localllm.quantize.source import Source, hashed
 from localllm.registry import Model, Registry

@@ -1,7 +1,8 @@
 """How much a model's answers suffer from error in each group of its tensors.
 
-A point is measured: all tensors of a group quantized at once, the divergence divided by the sum
-of their weighted relative errors gives nats per unit of error. That slope is not the same at
+A point is measured: all tensors of a group quantized at once, the divergence (but for what the
+rounding of activations does of it) divided by the sum of their weighted relative errors gives
+nats per unit of error. That slope is not the same at
 all sizes of error (a few bits fewer can break what small errors leave whole), so a group may
 have several points, and between them the slope follows the error's logarithm.
 """
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 # A group whose divergence comes out as nothing on a small text has some all the same: it
 # counts with this share of what its kind has.
@@ -20,19 +21,21 @@ _LEAST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Point:
-    """`kld` nats a token were measured with the group's tensors as in `types`; `error` is the
-    mean of their weighted relative errors."""
+    """`kld` nats a token were measured with the group's tensors as in `types`, `rounding` of
+    them for what these types' kernels do to activations; `error` is the mean of the weighted
+    relative errors."""
 
     types: Mapping[str, str]
     n_tensors: int
     error: float
     kld: float
+    rounding: float = 0.0
 
     @property
     def slope(self) -> float:
         """Nats per unit of error summed over the tensors."""
         total = self.error * self.n_tensors
-        return max(self.kld, 0.0) / total if total > 0 else 0.0
+        return max(self.kld - self.rounding, 0.0) / total if total > 0 else 0.0
 
 
 @dataclass
@@ -45,6 +48,11 @@ class Curves:
         known = self.points.setdefault(group, [])
         known[:] = sorted([*(p for p in known if p.types != point.types), point],
                           key=lambda p: p.error)  # fmt: skip
+
+    def round_by(self, rounding: Callable[[Mapping[str, str]], float]) -> None:
+        """Take what is now known of rounding, nats by the types of a point, into all points."""
+        for group, known in self.points.items():
+            self.points[group] = [replace(p, rounding=rounding(p.types)) for p in known]
 
     def nearest(self, group: str, error: float) -> Point | None:
         """The measured point whose error is nearest, by ratio."""

@@ -3,7 +3,9 @@
 llama.cpp has no call that names a model's tensors, but every graph that it computes does: an
 eval hook sees each node with its operands. The addresses found so are written through ggml's
 own functions, so it makes no difference whether a tensor lies in main memory, on a GPU, or in
-a layout that the CPU likes better. The model must have memory of its own (no mmap).
+a layout that the CPU likes better. In plain main memory a tensor may change its type too: its
+struct is told of the new one, and the next graph computes with that type's own kernels. The
+model must have memory of its own (no mmap).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from localllm.engine import native, tensors
+from localllm.engine.ggml_types import RowType
 from localllm.engine.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class LiveWeights:
         tensors.check_layout()
         self._wanted = {name.encode() for name in names}
         self._found: dict[str, dict[int, int]] = {}  # name -> address of data -> of the tensor
+        self._viewed: set[str] = set()  # a view has strides of its own
         self._settled = False
 
     def hook(self, address: int, ask: bool) -> bool:
@@ -50,6 +54,24 @@ class LiveWeights:
 
     def __contains__(self, name: str) -> bool:
         return name in self._found
+
+    def takes_types(self, name: str) -> bool:
+        """Whether `hold` can give this tensor another type."""
+        places = self._found[name].values()
+        buffers = [Tensor.from_address(place).buffer for place in places]
+        return name not in self._viewed and all(map(_functions().is_host, buffers))
+
+    def hold(self, name: str, kind: RowType, packed: NDArray[np.uint8]) -> None:
+        """Let a tensor that `takes_types` be of type `kind`, with the bytes `packed` (n_rows,
+        bytes a row), which must be no more than it had when the model was loaded."""
+        rows = packed if packed.flags.c_contiguous else packed.copy()
+        for place in self._found[name].values():
+            tensor = Tensor.from_address(place)
+            tensor.type = kind.id
+            tensor.nb[0], tensor.nb[1] = kind.block_bytes, kind.row_bytes(tensor.ne[0])
+            for axis in (2, 3):
+                tensor.nb[axis] = tensor.nb[axis - 1] * tensor.ne[axis - 1]
+            ctypes.memmove(tensor.data, rows.ctypes.data, rows.nbytes)
 
     def store(self, name: str, fill: Fill) -> None:
         """Let `fill` write a tensor's bytes, all of them, into the buffer that it is given.
@@ -73,11 +95,15 @@ class LiveWeights:
 
     def _note(self, address: int) -> None:
         tensor = Tensor.from_address(address)
-        if tensor.view_src:  # a part or another shape of it
+        viewed = bool(tensor.view_src)
+        if viewed:  # a part or another shape of it
             address = tensor.view_src
             tensor = Tensor.from_address(address)
         if tensor.name in self._wanted and tensor.buffer and tensor.data:
-            self._found.setdefault(tensor.name.decode(), {})[tensor.data] = address
+            name = tensor.name.decode()
+            self._found.setdefault(name, {})[tensor.data] = address
+            if viewed:
+                self._viewed.add(name)
 
 
 def _memory(address: int, n_bytes: int) -> Any:

@@ -1,9 +1,11 @@
 """The type of every tensor for which a model of a given size loses least.
 
 Damage is a sum over tensors: the weighted relative error of the type (`sensitivity`) times how
-much the model's answers suffer from error in tensors of that group (`curves`), which is
-measured: first each group alone, near the size wanted; then again where the types chosen lie
-far from what was measured, until they do not. What was chosen is then measured whole.
+much the model's answers suffer from error in tensors of that group (`curves`), and what the
+type's kernel loses by rounding activations (`rounding`). Both are measured: first each group
+alone, near the size wanted; then each kind of tensor in types that lose next to nothing else;
+then groups again where the types chosen lie far from what was measured, until they do not.
+What was chosen is then measured whole.
 (Corrections by what taking a group out of the whole candidate changes were tried: on a text
 that is short enough to be run so often they are noise, and made it worse.)
 """
@@ -15,16 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from localllm.engine.ggml_types import row_type
 from localllm.quantize.search.allocate import Item, Option, allocate
+from localllm.quantize.search.choices import allowed, bits_for, near
 from localllm.quantize.search.curves import Curves, Point
-from localllm.quantize.search.groups import PARTS, group_by_tensor, grouped, kind_of
+from localllm.quantize.search.groups import PARTS, group_by_tensor, grouped
+from localllm.quantize.search.rounding import PROBES, Rounding, kinds_with_a_choice
 from localllm.quantize.search.sensitivity import Damage
 
 Measure = Callable[[Mapping[str, str]], float]  # mean KL divergence, nats a token
 
-# attn_k below three bits is worse than its error says (0.4 nats in the IQ3_XXS preset).
-_LEAST_BITS: Mapping[str, float] = {"attn_k": 3.0}
 _REFERENCES = ("q4_0", "q8_0", "f16")  # a type that all tensors of a group can have
 # A choice whose error differs by more than this from what was measured is measured itself.
 _FAR = 1.7
@@ -82,9 +83,10 @@ class Search:
     advance: Callable[[str], None] = lambda what: None
 
     def __post_init__(self) -> None:
-        self._wise = {name: _allowed(name, options) for name, options in self.damages.items()}
+        self._wise = {name: allowed(name, options) for name, options in self.damages.items()}
         self.groups = grouped(self.damages, self.n_layers, self.parts)
         self.curves = Curves()
+        self.rounding = Rounding()
         self.runs = 0
         self.stopped = False
         self._of = group_by_tensor(self.groups)
@@ -99,6 +101,7 @@ class Search:
         kld: float | None = None
         if self.measure is not None:
             self._probe(budget_bytes)
+            self._probe_rounding()
             for _ in range(_ROUNDS):
                 chosen = self.allocated(budget_bytes)
                 if not self._probe_far(chosen):
@@ -137,18 +140,40 @@ class Search:
 
     def _damage(self, damage: Damage) -> float:
         error = self._error_of(damage)
-        return error * self.curves.slope(self._of[damage.tensor], error)
+        lost = self.rounding.of(damage.tensor, damage.type)
+        return error * self.curves.slope(self._of[damage.tensor], error) + lost
 
     # --- measuring ------------------------------------------------------------------------
 
     def _probe(self, budget_bytes: int) -> None:
         """Each group alone, the largest first: where time ends, the rest matters least."""
-        bits = _bits_for(self.damages, budget_bytes)
+        bits = bits_for(self.damages, budget_bytes)
         for group in sorted(self.groups, key=lambda g: -self._least_bytes(g)):
-            types = {name: _near(self._wise[name], bits) for name in self.groups[group]}
+            types = {name: near(self._wise[name], bits) for name in self.groups[group]}
             known = self.curves.nearest(group, self._error(types))
             if known is None or _ratio(known.error, self._error(types)) > _FAR:
                 self._measure_group(group, types)
+
+    def _probe_rounding(self) -> None:
+        """Kinds of tensors whose types differ in how they round activations, the largest first."""
+        for kind, names in kinds_with_a_choice(self._wise).items():
+            if self.rounding.knows(kind):
+                continue
+            error, kld = 0.0, 0.0  # by the groups alone
+            for group in {self._of[n] for n in names}:
+                points = self.curves.points.get(group)
+                if points:
+                    error += points[-1].error * points[-1].n_tensors
+                    kld += points[-1].kld
+            measured = []
+            for kind_of_type in PROBES:
+                types = dict.fromkeys(names, kind_of_type)
+                nats = self._run(f"{kind}, {kind_of_type}", types)
+                if nats is None:
+                    return
+                measured.append((self._error(types) * len(names), nats))
+            self.rounding.learn(kind, len(names), (error, kld), measured)
+            self.curves.round_by(self.rounding.sum)
 
     def _probe_far(self, chosen: Mapping[str, str]) -> bool:
         """Groups whose types were chosen far from what was measured. True if there were any."""
@@ -169,7 +194,8 @@ class Search:
         kld = self._run(group, types)
         if kld is None:
             return False
-        self.curves.add(group, Point(dict(types), len(types), error, kld))
+        lost = self.rounding.sum(types)
+        self.curves.add(group, Point(dict(types), len(types), error, kld, lost))
         return True
 
     def _run(self, label: str, types: Mapping[str, str]) -> float | None:
@@ -249,32 +275,6 @@ class Search:
             kld=None if point is None else point.kld,
             predicted_kld=self._predicted(chosen, names),
         )
-
-
-def _allowed(name: str, options: Sequence[Damage]) -> tuple[Damage, ...]:
-    least = _LEAST_BITS.get(kind_of(name), 0.0)
-    return tuple(d for d in options if bits_of(d.type) >= least) or tuple(options)
-
-
-def bits_of(type_name: str) -> float:
-    """Bits a weight."""
-    kind = row_type(type_name)
-    return kind.block_bytes * 8 / kind.block_elements
-
-
-def _bits_for(damages: Mapping[str, Sequence[Damage]], budget_bytes: int) -> float:
-    """The bits a weight that the budget gives all tensors alike."""
-    n_weights = sum(d[0].size_bytes * 8 / bits_of(d[0].type) for d in damages.values())
-    return budget_bytes * 8 / n_weights if n_weights else 0.0
-
-
-def _near(options: Sequence[Damage], bits: float) -> str:
-    """The K type whose bits are nearest, another where rows take none: only the error counts, and
-    IQ types take ten times as long to make. Types without error tell nothing."""
-    lossy = [d for d in options if d.error > 0] or list(options)
-    usual = [d for d in lossy if d.type.endswith("_k")]
-    usual = usual or [d for d in lossy if not d.type.startswith("iq")] or lossy
-    return min(usual, key=lambda d: (abs(bits_of(d.type) - bits), d.error)).type
 
 
 def _ratio(a: float, b: float) -> float:

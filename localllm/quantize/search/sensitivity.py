@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from localllm.engine.ftypes import WEIGHTED_TYPES
 from localllm.engine.ggml_types import RowType, row_type
 from localllm.quantize.search.weights import Weights
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLE = 65_536  # numbers of each tensor that are quantized: the error is then good to 1 or 2 %
-# llama.cpp makes these with an importance matrix only (tensor_requires_imatrix); the embedding
-# and the output, which it lets pass, would be no better for it.
-_WEIGHTED = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
 Vectors = Mapping[str, Any]  # tensor name -> mean squared activations, experts one after another
 
 
@@ -77,7 +75,9 @@ def _damages(
     columns = _per_row(vector, chosen, n_rows, n_per_row)
     energy = float(np.einsum("ij,ij,ij->", rows, rows, columns, dtype=np.float64))
     for kind in kinds:
-        if n_per_row % kind.block_elements or (vector is None and kind.name.lower() in _WEIGHTED):
+        # the embedding and the output, which llama.cpp lets pass, would be no better for it
+        lacks = vector is None and kind.name.lower() in WEIGHTED_TYPES
+        if n_per_row % kind.block_elements or lacks:
             continue
         lost = 0.0
         # Rows of one expert share their importance; others are quantized on their own.

@@ -1,9 +1,12 @@
 """What other types for some tensors do to a model's answers, measured while it is loaded.
 
-A tensor is replaced by writing into the loaded model what a quantized one would hold,
-dequantized: it computes with that at once. Nothing is loaded twice, and the user's file is only
-read. The bytes are what llama.cpp would write; only the activations are not quantized, which a
-quantized file's kernels do with them whatever the types.
+A tensor is replaced in the loaded model by the bytes that llama.cpp would write, in their own
+type, so that it computes at once as the quantized file will. That matters: on a CPU the kernels
+of quantized types round the activations too, K and IQ types to eight bits with one scale for 256
+numbers (Q8_K), the others for 32 (Q8_0), and where activations have outliers the former costs
+as much as a bit of the weights does. On a GPU, and where a tensor lies in a layout of its own,
+its dequantized numbers are written instead; there all types round activations alike. Nothing is
+loaded twice, and the user's file is only read.
 """
 
 from __future__ import annotations
@@ -93,10 +96,21 @@ class Trial(Closing):
                 self._changed[name] = kind
 
     def _write(self, name: str, kind: RowType | None) -> None:
-        """The tensor into the model: through `kind` and back, or as it was."""
-        n_rows, n_per_row = self._original.shape(name)
+        """The tensor into the model in type `kind`, or as it was."""
         held = row_type(self._original.model.tensors[name].type.name)
         packed = None if kind is None or kind.name == held.name else self._quantized(name, kind)
+        if not self._live.takes_types(name):
+            self._write_back(name, kind, held, packed)
+        elif kind is None or packed is None:
+            self._live.hold(name, held, self._original.bytes(name))
+        else:
+            self._live.hold(name, kind, packed)
+
+    def _write_back(
+        self, name: str, kind: RowType | None, held: RowType, packed: NDArray[np.uint8] | None
+    ) -> None:
+        """The tensor in the type it has, through `kind` and back."""
+        n_rows, n_per_row = self._original.shape(name)
 
         def fill(data: NDArray[np.uint8]) -> None:
             into = data.reshape(n_rows, -1)

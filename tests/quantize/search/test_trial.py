@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from localllm.engine.context import Context
-from localllm.engine.ggml_types import row_type
 from localllm.engine.model import Model
 from localllm.engine.options import ContextOptions, LoadOptions
 from localllm.engine.quality import Judge, kld_sample
 from localllm.engine.quality_chunks import Chunk, chunks_of
-from localllm.quantize.importance import load_importance
+from localllm.engine.quantize import QuantizeOptions, Quantizer
+from localllm.formats.gguf import read_model
+from localllm.quantize.importance import importance_file, load_importance
+from localllm.quantize.planfile import patterns_of
 from localllm.quantize.search.live import LiveWeights
 from localllm.quantize.search.trial import Trial
 from localllm.quantize.search.weights import Weights
@@ -55,27 +57,17 @@ def kld_of_files(original: Path, other: Path) -> float:
         return kld_sample(context, chunks, references, 2).mean.value
 
 
-def rewritten(source: Path, target: Path, types: Mapping[str, str], vectors: Any) -> Path:
-    """A copy of a GGUF, its own types kept, with tensors that went through `types` and back."""
-    import gguf
-
-    target.write_bytes(source.read_bytes())
-    for tensor in gguf.GGUFReader(target, "r+").tensors:
-        if tensor.name not in types:
-            continue
-        rows = np.asarray(tensor.data)
-        held = row_type(tensor.tensor_type.name)
-        n_per_row = int(tensor.shape[0])
-        flat = np.ascontiguousarray(rows).view(np.uint8).reshape(-1, held.row_bytes(n_per_row))
-        numbers, kind = held.dequantize(flat, n_per_row), row_type(types[tensor.name])
-        experts = vectors[tensor.name].reshape(-1, n_per_row) if tensor.name in vectors else [None]
-        parts = np.split(numbers, len(experts))
-        back = [
-            kind.dequantize(kind.quantize(p, w), n_per_row)
-            for p, w in zip(parts, experts, strict=True)
-        ]
-        again = held.quantize(np.concatenate(back))
-        tensor.data[...] = again.view(tensor.data.dtype).reshape(tensor.data.shape)
+def quantized(source: Path, target: Path, types: Mapping[str, str], importance: Path) -> Path:
+    """What llama.cpp makes of a file with these types, every other tensor as it was."""
+    held = {n: t for n, t in read_model(source).tensors.items() if len(t.shape) > 1}
+    planned = {name: types.get(name, t.type.name.lower()) for name, t in held.items()}
+    with importance_file(load_importance(importance)) as weights, Quantizer() as quantizer:
+        options = QuantizeOptions(
+            "Q8_0", tensor_types=patterns_of(planned), importance=weights, n_threads=1
+        )
+        quantizer.quantize(source, target, options)
+    written = read_model(target).tensors
+    assert {n: written[n].type.name.lower() for n in types} == dict(types)
     return target
 
 
@@ -91,24 +83,25 @@ MODELS: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("which", MODELS)
 def test_a_tried_type_does_what_a_file_with_it_does(which: str, tmp_path: Path) -> None:
     path = MODELS[which](tmp_path / "m.gguf")
-    vectors = write_imatrix(tmp_path / "i.gguf", path)
-    vectors = dict(load_importance(tmp_path / "i.gguf").vectors)
-    layer = {n: "q3_k" for n in vectors if ".ffn_" in n}
+    write_imatrix(matrix := tmp_path / "i.gguf", path)
+    vectors = dict(load_importance(matrix).vectors)
+    # llama.cpp leaves a router as it is
+    layer = {n: "q3_k" for n in vectors if ".ffn_" in n and "gate_inp" not in n}
     everything = {**layer, **{n: "q4_0" for n in vectors if "attn" in n}}
     everything["token_embd.weight"] = "q4_k"
     expected = {
-        name: kld_of_files(path, rewritten(path, tmp_path / f"{name}.gguf", types, vectors))
+        name: kld_of_files(path, quantized(path, tmp_path / f"{name}.gguf", types, matrix))
         for name, types in (("layer", layer), ("everything", everything))
     }
 
     def check(made: Trial) -> None:
         assert all(made.can_change(name) for name in everything)
         assert made.measure({}).mean.value == 0.0
-        assert made.measure(layer).mean.value == pytest.approx(expected["layer"], rel=1e-3)
+        # a file's tensors may lie in another layout, whose kernels add up in another order
+        assert made.measure(layer).mean.value == pytest.approx(expected["layer"], rel=4e-3)
         found = made.measure(everything).mean.value
-        assert found == pytest.approx(expected["everything"], rel=1e-3)
-        assert found > 10 * 1e-6
-        assert made.measure(layer).mean.value == pytest.approx(expected["layer"], rel=1e-3)
+        assert found == pytest.approx(expected["everything"], rel=4e-3)
+        assert made.measure(layer).mean.value == pytest.approx(expected["layer"], rel=4e-3)
         assert made.measure({}).mean.value == 0.0  # everything is as it was
 
     trial(path, vectors, check)
