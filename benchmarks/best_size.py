@@ -35,8 +35,9 @@ from localllm.quantize.importance import Importance, importance_file, load_impor
 from localllm.quantize.plan import Request, engine_options, make_plan
 from localllm.quantize.quantize import priced
 from localllm.quantize.recipe import Recipe
+from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import PARTS
-from localllm.quantize.search.search import Found, Search
+from localllm.quantize.search.search import Search
 from localllm.quantize.size_base import Base, opened_base
 from localllm.quantize.size_ground import Preset, ground_of
 from localllm.quantize.size_judge import Answers, Change, answers, change

@@ -19,9 +19,11 @@ from localllm.quantize.quantize import searched_before
 from localllm.quantize.requests import Given, base_recipe, importance_for, request_of
 from localllm.quantize.result import Quantized, reused
 from localllm.quantize.run import kept_or_made, save_planned, source_for, warn_of
+from localllm.quantize.search.choices import bits_for
+from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import grouped
 from localllm.quantize.search.rounding import kinds_with_a_choice
-from localllm.quantize.search.search import Found, Search
+from localllm.quantize.search.search import Search
 from localllm.quantize.size_base import JudgedBy, float_copy, opened_base
 from localllm.quantize.size_judge import Verdict
 from localllm.quantize.size_make import Made, make, named
@@ -34,6 +36,8 @@ from localllm.ui import Bytes, Sink
 
 _SLACK = 0.005  # what a limit may be left unused without a word
 _PARTS = (3, 2, 1)  # of the layers: as fine as the time allows
+# Where errors alone were measured to choose worse than llama.cpp's presets (docs/quantize.md).
+_QUICK_LEAST_BITS = 3.3
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,12 @@ def _say(best: BestForSize, search: Found, prepared: Prepared, sink: Sink) -> No
         sink.warn(
             f"{best.result.name} takes {Bytes(limit.taken(best.result))} of the "
             f"{Bytes(limit.n_bytes)} asked for: {why}"
+        )
+    bits = bits_for(prepared.damages, search.size_bytes)
+    if best.searched_with is None and bits < _QUICK_LEAST_BITS:
+        sink.warn(
+            f"at {bits:.2f} bits a weight errors alone choose worse than llama.cpp's presets do: "
+            "leave out --quick, or take a preset"
         )
     if not search.complete:
         sink.warn(

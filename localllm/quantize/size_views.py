@@ -8,7 +8,7 @@ from localllm.errors import Interrupted
 from localllm.quantize.measured.measurer import MeasureOptions
 from localllm.quantize.measured.view import set_view
 from localllm.quantize.requests import Given
-from localllm.quantize.search.search import GroupDamage
+from localllm.quantize.search.found import GroupDamage
 from localllm.quantize.size_fit import FitAssumed
 from localllm.quantize.size_judge import Verdict
 from localllm.quantize.size_request import SizeAsked

@@ -4,10 +4,9 @@ Damage is a sum over tensors: the weighted relative error of the type (`sensitiv
 much the model's answers suffer from error in tensors of that group (`curves`), and what the
 type's kernel loses by rounding activations (`rounding`). Both are measured: first each group
 alone, near the size wanted; then each kind of tensor in types that lose next to nothing else;
-then groups again where the types chosen lie far from what was measured, until they do not.
-What was chosen is then measured whole.
-(Corrections by what taking a group out of the whole candidate changes were tried: on a text
-that is short enough to be run so often they are noise, and made it worse.)
+then groups again where the types chosen lie far from what was measured, until they do not;
+then choices of the wanted size that differ by chance, whole, which corrects what the groups
+count for beside each other (`whole`). What is chosen by that is measured whole, too.
 """
 
 from __future__ import annotations
@@ -20,9 +19,11 @@ from dataclasses import dataclass, field, replace
 from localllm.quantize.search.allocate import Item, Option, allocate
 from localllm.quantize.search.choices import allowed, bits_for, near
 from localllm.quantize.search.curves import Curves, Point
+from localllm.quantize.search.found import Found, GroupDamage
 from localllm.quantize.search.groups import PARTS, group_by_tensor, grouped
 from localllm.quantize.search.rounding import PROBES, Rounding, kinds_with_a_choice
 from localllm.quantize.search.sensitivity import Damage
+from localllm.quantize.search.whole import Observed, factors
 
 Measure = Callable[[Mapping[str, str]], float]  # mean KL divergence, nats a token
 
@@ -30,39 +31,10 @@ _REFERENCES = ("q4_0", "q8_0", "f16")  # a type that all tensors of a group can 
 # A choice whose error differs by more than this from what was measured is measured itself.
 _FAR = 1.7
 _ROUNDS = 3  # of choosing and measuring what was chosen far off
-
-
-@dataclass(frozen=True)
-class GroupDamage:
-    """One group of tensors in the result. `kld` is what quantizing it alone to `probe` did,
-    nats a token, None where that was not measured; `predicted_kld` what it does as chosen (in
-    units of error where nothing was measured)."""
-
-    group: str
-    n_tensors: int
-    types: Mapping[str, int]  # type -> tensors
-    size_bytes: int
-    error: float  # sum of the tensors' weighted relative errors as chosen
-    probe: str | None
-    kld: float | None
-    predicted_kld: float
-
-
-@dataclass(frozen=True)
-class Found:
-    """`types` of the tensors that could be chosen, the sum of their sizes, and what the model of
-    damages predicts; `bound` is a prediction that no choice could be under. `kld` is the whole
-    choice's divergence on the search text, with all tensors that were pinned."""
-
-    types: Mapping[str, str]
-    size_bytes: int
-    predicted: float
-    bound: float
-    kld: float | None
-    groups: tuple[GroupDamage, ...]
-    runs: int
-    took_s: float
-    complete: bool  # false: time ran out before all that was wanted was measured
+_WHOLE = 2.5  # choices measured whole for each group
+_WHOLE_SPREAD = 0.5  # standard deviation of the logarithm by which their groups' damages vary
+_LEAST_WHOLE = 8  # fewer say nothing
+_LEARN_EVERY = 12  # choices after which what they say is used for the next
 
 
 @dataclass
@@ -79,6 +51,7 @@ class Search:
     pinned: Mapping[str, str] = field(default_factory=dict)
     measure: Measure | None = None
     until: float = float("inf")
+    whole: float = _WHOLE
     parts: int = PARTS
     advance: Callable[[str], None] = lambda what: None
 
@@ -87,6 +60,7 @@ class Search:
         self.groups = grouped(self.damages, self.n_layers, self.parts)
         self.curves = Curves()
         self.rounding = Rounding()
+        self._factors: dict[str, float] = {}
         self.runs = 0
         self.stopped = False
         self._of = group_by_tensor(self.groups)
@@ -106,9 +80,9 @@ class Search:
                 chosen = self.allocated(budget_bytes)
                 if not self._probe_far(chosen):
                     break
-            else:
-                chosen = self.allocated(budget_bytes)
-            kld = self._run("the whole choice", {**self.pinned, **chosen})
+            self._learn_whole(budget_bytes)
+            chosen = self.allocated(budget_bytes)
+            kld = self._run("the whole choice", {**self.pinned, **chosen}, needed=False)
         return self._found(budget_bytes, chosen, kld, self.runs - runs, begun)
 
     def allocated(self, budget_bytes: int) -> dict[str, str]:
@@ -141,7 +115,8 @@ class Search:
     def _damage(self, damage: Damage) -> float:
         error = self._error_of(damage)
         lost = self.rounding.of(damage.tensor, damage.type)
-        return error * self.curves.slope(self._of[damage.tensor], error) + lost
+        group = self._of[damage.tensor]
+        return self._factors.get(group, 1.0) * (error * self.curves.slope(group, error) + lost)
 
     # --- measuring ------------------------------------------------------------------------
 
@@ -187,6 +162,38 @@ class Search:
                 found |= self._measure_group(group, types)
         return found
 
+    def _learn_whole(self, budget_bytes: int) -> None:
+        """Correct what the groups count for, at this size, by measuring whole choices."""
+        import numpy as np
+
+        self._factors = {}
+        observed: list[Observed] = []
+        by_chance = np.random.default_rng(0)
+        wanted = round(self.whole * len(self.groups))
+        rest = 0.0
+        if self.pinned and wanted:
+            rest = self._run("pinned tensors", self.pinned, needed=False) or 0.0
+        for number in range(wanted):
+            learned = dict(self._factors)
+            spread = np.exp(by_chance.normal(0.0, _WHOLE_SPREAD, len(self.groups)))
+            self._factors = {
+                group: learned.get(group, 1.0) * float(factor)
+                for group, factor in zip(self.groups, spread, strict=True)
+            }
+            chosen = self.allocated(budget_bytes)
+            self._factors = {}
+            types = {**self.pinned, **chosen}
+            kld = self._run(f"choice {number + 1} of {wanted}", types, needed=False)
+            if kld is not None and kld > 0:
+                damages = {g: self._predicted(chosen, ns) for g, ns in self.groups.items()}
+                observed.append(Observed(damages, kld))
+            last = kld is None or number + 1 == wanted
+            self._factors = learned
+            if len(observed) >= _LEAST_WHOLE and (last or len(observed) % _LEARN_EVERY == 0):
+                self._factors = factors(observed, rest)
+            if kld is None:
+                return
+
     def _measure_group(self, group: str, types: Mapping[str, str]) -> bool:
         error = self._error(types)
         if error <= 0:
@@ -198,9 +205,10 @@ class Search:
         self.curves.add(group, Point(dict(types), len(types), error, kld, lost))
         return True
 
-    def _run(self, label: str, types: Mapping[str, str]) -> float | None:
+    def _run(self, label: str, types: Mapping[str, str], *, needed: bool = True) -> float | None:
+        """None where time is over; where what was `needed` could not be run, that is noted."""
         if self.measure is None or time.monotonic() >= self.until:
-            self.stopped = True
+            self.stopped |= needed
             return None
         self.advance(label)
         self.runs += 1

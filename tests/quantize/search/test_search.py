@@ -79,6 +79,40 @@ def test_types_whose_kernels_round_less_are_taken_where_that_is_what_hurts() -> 
     assert measure(found.types) < 0.6 * measure(blind.types)
 
 
+class Together(Model):
+    """Groups that count for something else beside the others than alone."""
+
+    def of(self, types: Mapping[str, str]) -> float:
+        whole = len(types) == len(KINDS) * N_LAYERS
+        true = {"attn_q": 1.5, "attn_k": 1.0, "ffn_down": 0.6}
+        weight = true if whole else dict.fromkeys(KINDS, 1.0)
+        return 0.01 * whole + sum(weight[n.split(".")[2]] * TYPES[t] for n, t in types.items())
+
+
+def test_what_groups_do_to_each_other_is_learned_from_whole_choices() -> None:
+    budget = (even("q3_k") + even("q4_k")) // 2
+    model = Together({})
+    blind = Search(damages(), N_LAYERS, measure=model, whole=0.0, parts=1).find(budget)
+    found = Search(damages(), N_LAYERS, measure=model, whole=8.0, parts=1).find(budget)
+    told = Search(
+        damages(), N_LAYERS, measure=Model({"attn_q": 1.5, "attn_k": 1.0, "ffn_down": 0.6}),
+        whole=0.0, parts=1,
+    ).find(budget)  # fmt: skip
+    best, one, two = (model.of(f.types) for f in (told, blind, found))
+    assert best < one  # there is something to learn
+    assert two - best < 0.3 * (one - best)
+
+
+def test_choices_measured_whole_have_the_size_wanted() -> None:
+    model = Model({"attn_q": 0.1, "attn_k": 1.0, "ffn_down": 10.0})
+    Search(damages(), N_LAYERS, measure=model, whole=2.0).find(even("q4_k"))
+    whole = [seen for seen in model.seen if len(seen) == len(KINDS) * N_LAYERS]
+    sizes = [sum(ROWS * row_type(t).row_bytes(COLUMNS) for t in one.values()) for one in whole]
+    assert len(whole) == 2 * 3 * len(KINDS) + 1
+    assert 0.97 * even("q4_k") <= min(sizes) <= max(sizes) <= even("q4_k")
+    assert len({tuple(sorted(one.items())) for one in whole}) > 5  # that differ
+
+
 def test_what_matters_gets_the_bits() -> None:
     model = Model({"attn_q": 0.1, "attn_k": 1.0, "ffn_down": 10.0})
     found = Search(damages(), N_LAYERS, measure=model).find(even("q4_k"))
