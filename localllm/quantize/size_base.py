@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from localllm.engine.quality_rows import Reference
     from localllm.quantize.importance import Vectors
 
+# Quantized tensors that are kept, as a share of the model's bytes: IQ types take far longer to
+# make than the model takes to run. More than the least only of memory that is there.
+_KEPT_LEAST, _KEPT_MOST, _KEPT_OF_FREE = 0.3, 1.5, 0.25
 _INT8 = ("i8", "i16", "i32", "i64")
 
 
@@ -148,8 +151,12 @@ def _trial(
     vectors: Vectors,
     n_workers: int,
 ) -> Trial:
+    from localllm.hardware import detect
+
+    size, free = _size(weights), detect().memory.available_bytes
+    kept = max(_KEPT_LEAST * size, min(_KEPT_MOST * size, _KEPT_OF_FREE * free))
     try:
-        return Trial(weights, live, context, chunks, vectors, n_workers)
+        return Trial(weights, live, context, chunks, vectors, n_workers, kept)
     except Interrupted:
         raise
     except EngineError as error:  # a model that generates nothing

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from localllm.engine.quality_rows import Reference
 
 _BLOCK = 1 << 20  # numbers quantized at a time by one thread: 4 MiB of floats
-_KEPT = 0.3  # of the model's bytes: what may be kept of quantized tensors, so as to put them back
 
 
 class Trial(Closing):
     """Tries types on the model loaded in `context`, whose file `original` reads.
 
-    `live` was given to the context as its eval hook. `vectors` is the importance by tensor.
+    `live` was given to the context as its eval hook. `vectors` is the importance by tensor. Of
+    the quantized tensors `kept_bytes` are kept, so as to put them back.
     Closing ends its threads; the context stays, with what was written last. Raises what
     judging raises (models that generate no text, NaN).
     """
@@ -51,6 +51,7 @@ class Trial(Closing):
         chunks: Sequence[Chunk],
         vectors: Vectors,
         n_threads: int,
+        kept_bytes: float,
     ) -> None:
         from localllm.engine.quality import Judge
 
@@ -58,7 +59,7 @@ class Trial(Closing):
         self._vectors, self._chunks, self._n_threads = vectors, tuple(chunks), n_threads
         self._changed: dict[str, str] = {}
         self._packed: dict[tuple[str, str], NDArray[np.uint8]] = {}  # the oldest first
-        self._room = _KEPT * sum(t.size_bytes for t in original.model.tensors.values())
+        self._room = kept_bytes
         self._pool = ThreadPoolExecutor(max_workers=n_threads)
         self._judge = Judge(context, n_threads)
         self._references = self._judge.references(self._chunks)

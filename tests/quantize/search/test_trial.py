@@ -39,7 +39,7 @@ def trial(path: Path, vectors: Mapping[str, Any], then: Callable[[Trial], None])
     with (
         Model.load(path, LoadOptions(mmap=False)) as model,
         Context(model, options) as context,
-        Trial(weights, live, context, contexts(), vectors, 2) as made,
+        Trial(weights, live, context, contexts(), vectors, 2, 1 << 20) as made,
     ):
         then(made)
 
