@@ -32,6 +32,7 @@ class Settings:
     no_color: bool
     save_chats: bool
     api_key: str | None
+    rpc: tuple[str, ...] = ()
 
     @property
     def config_file(self) -> Path:
@@ -46,6 +47,11 @@ def environment() -> Mapping[str, str]:
 def set_environment_default(name: str, value: str) -> None:
     """Set `name` for libraries that read it at import time, unless the user did."""
     os.environ.setdefault(name, value)
+
+
+def hand_on(name: str, value: str) -> None:
+    """Set `name` for the processes that this one starts."""
+    os.environ[name] = value
 
 
 def load(env: Mapping[str, str] | None = None, home: Path | None = None) -> Settings:
@@ -130,6 +136,12 @@ def _count(value: Any) -> int:
     return int(value)
 
 
+def _addresses(value: Any) -> tuple[str, ...]:
+    """A list, or its parts joined by commas."""
+    parts = _text(value).split(",") if isinstance(value, str) else [_text(one) for one in value]
+    return tuple(part.strip() for part in parts if part.strip())
+
+
 def _hf_cache(env: Mapping[str, str]) -> Path:
     if home := env.get("HF_HOME"):
         return Path(home).expanduser().absolute() / "hub"
@@ -154,4 +166,5 @@ _SETTINGS: dict[str, tuple[tuple[str, ...], Callable[[Any], Any], Any]] = {
     "no_color": (("NO_COLOR",), lambda value: bool(value), False),
     "save_chats": (("LOCALLLM_SAVE_CHATS",), _bool, True),
     "api_key": (("LOCALLLM_API_KEY",), _text, None),
+    "rpc": (("LOCALLLM_RPC",), _addresses, ()),
 }

@@ -64,6 +64,10 @@ class EngineError(LocalLLMError):
     """llama.cpp refused: a model that does not load, a context that cannot be made."""
 
 
+class TrainingFailed(LocalLLMError):
+    """Tuning went wrong: a loss that is no number, an adapter that does not do what was learned."""
+
+
 class MissingExtra(LocalLLMError):
     """An optional dependency is not installed; the hint is the pip command."""
 

@@ -77,6 +77,7 @@ def bench_command(
     tag: given.Tag = None,
     resume: given.Resume = False,
     auto: given.Auto = None,
+    rpc: place.Rpc = None,
     require_gpu: place.RequireGpu = False,
     force: place.Force = False,
     *,
@@ -91,6 +92,7 @@ def bench_command(
     _check_output(output, sink)
     settings = config.load()
     registry = Registry.open(settings)
+    place.use_workers(rpc)
     wanted = cases(
         given.axes(
             n_prompt=n_prompt, n_gen=n_gen, pg=pg, n_depth=n_depth, n_batch=n_batch,

@@ -16,6 +16,7 @@ from localllm.toolcalls import CallArguments, CallStart, Part, TextPart, ToolCal
 from localllm.ui.answer import AnswerView
 
 if TYPE_CHECKING:
+    from localllm.chat.far import FarSession
     from localllm.chat.session import Session
 
 _SLOW_TOKENS = 256  # a prompt worth saying that it is being read
@@ -24,7 +25,9 @@ _SLOW_TOKENS = 256  # a prompt worth saying that it is being read
 @dataclass(frozen=True)
 class Answer:
     """What a model said. `truncated`: the context was full before it was done; `dropped` is what
-    it no longer saw. `drafted` and `accepted` count a draft model's tokens."""
+    it no longer saw. `drafted` and `accepted` count a draft model's tokens. Of an endpoint,
+    `remote_model` is who answered by its server's own word, and `seed`, `n_ctx` and `cost` are
+    None where they are not known."""
 
     model: str
     text: str
@@ -32,7 +35,7 @@ class Answer:
     finish_reason: str
     truncated: bool
     dropped: tuple[Dropped, ...]
-    seed: int
+    seed: int | None
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -43,12 +46,14 @@ class Answer:
     prompt_tps: float | None
     decode_tps: float | None
     context_tokens: int  # used after the answer
-    n_ctx: int
+    n_ctx: int | None
     drafted: int | None = None
     accepted: int | None = None
     draft_speedup: float | None = None
     chat_id: int | None = None
     tool_calls: tuple[DoneCall, ...] = ()
+    remote_model: str | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,10 @@ def _total(accounts: Sequence[Accounting]) -> Accounting:
 
 
 def finished(
-    session: Session, spoken: Spoken, dropped: Sequence[Dropped], calls: Sequence[DoneCall] = ()
+    session: Session | FarSession,
+    spoken: Spoken,
+    dropped: Sequence[Dropped],
+    calls: Sequence[DoneCall] = (),
 ) -> Answer:
     """The answer with its account, in one flat value."""
     account = spoken.account
@@ -249,7 +257,7 @@ def finished(
         finish_reason=account.finish_reason,
         truncated=account.truncated,
         dropped=tuple(dropped),
-        seed=account.seed,
+        seed=account.seed if account.seed >= 0 else None,
         prompt_tokens=account.prompt_tokens,
         cached_tokens=account.cached_tokens,
         completion_tokens=account.completion_tokens,
@@ -265,4 +273,6 @@ def finished(
         accepted=getattr(account, "accepted", None),
         draft_speedup=getattr(account, "speedup_estimate", None),
         tool_calls=tuple(calls),
+        remote_model=getattr(account, "model", None),
+        cost=getattr(account, "cost", None),
     )

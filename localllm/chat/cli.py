@@ -18,9 +18,9 @@ from localllm.chat.session import LoadWishes
 from localllm.chat.settings import ChatSettings
 from localllm.errors import UsageProblem
 from localllm.library import find_gguf
+from localllm.library.answering import complete_answerer, find_answerer
 from localllm.library.arguments import complete_model
 from localllm.library.find import find_adapter
-from localllm.library.presets import Preset
 from localllm.placement import arguments as place
 from localllm.registry import Model, Registry
 from localllm.registry.chats import Chats
@@ -34,7 +34,7 @@ def chat_command(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            autocompletion=complete_model,
+            autocompletion=complete_answerer,
             help="Name, alias or reference of a model, or the path of a file; with --continue it "
             "may be left out.",
         ),
@@ -199,6 +199,7 @@ def chat_command(
     n_gpu_layers: place.GpuLayers = None,
     flash_attn: place.FlashAttn = None,
     threads: place.Threads = None,
+    rpc: place.Rpc = None,
     require_gpu: place.RequireGpu = False,
     force: place.Force = False,
     *,
@@ -208,13 +209,16 @@ def chat_command(
     piped = _piped(prompt, stdin, sink)
     settings = config.load()
     registry = Registry.open(settings)
-    found = find_gguf(model or _model_of_chat(resume, chat_id, registry), registry)
+    place.use_workers(rpc)
+    found = find_answerer(model or _model_of_chat(resume, chat_id, registry), registry)
+    own = found if isinstance(found, Model) else None
     wanted = Wanted(
         tools=tuple(tool or ()), yes_tools=yes_tools, tool_timeout_s=tool_timeout,
         model=found, prompt=prompt, piped=piped, patient=stdin is True, system=system,
         files=tuple(file or ()), images=tuple(image or ()), raw=raw, resume=resume, chat_id=chat_id,
         save=save, save_by_default=settings.save_chats,
         grammar=given.forced_grammar(json_schema, grammar),
+        schema=given.read_schema(json_schema),
         settings=ChatSettings(
             given.said(
                 temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
@@ -229,12 +233,11 @@ def chat_command(
                 seed=seed, max_tokens=max_tokens, stop=stop,
             ),
             thinking=thinking, overflow=overflow,  # type: ignore[arg-type]
-            keep=_keep(keep, found), stats=stats, markdown=markdown,
+            keep=_keep(keep, own), stats=stats, markdown=markdown,
         ),
     )  # fmt: skip
     wishes = LoadWishes(
-        place.plan_options(n_ctx or settings.n_ctx or Preset.of(found).n_ctx, kv, n_gpu_layers,
-                           flash_attn),
+        place.plan_options(n_ctx or settings.n_ctx, kv, n_gpu_layers, flash_attn),
         threads or settings.threads, require_gpu, force,
         tuple(find_adapter(text, registry) for text in lora or ()),
         place.said(kv, n_gpu_layers, flash_attn),
@@ -270,7 +273,7 @@ def _piped(prompt: str | None, stdin: bool | None, sink: Sink) -> Piped | None:
     return Piped()
 
 
-def _keep(keep: int | None, model: Model) -> int:
+def _keep(keep: int | None, model: Model | None) -> int:
     return keep if keep is not None else preset_keep(model) or 0
 
 

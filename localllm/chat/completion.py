@@ -10,6 +10,7 @@ from localllm.chat.commands import find
 from localllm.chat.controls import SHOWN
 from localllm.chat.settings import NAMES
 from localllm.errors import LocalLLMError
+from localllm.library.answering import all_far
 from localllm.ui import Choice
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Completer:
 
     def _words(self, kind: str) -> Iterable[str]:
         if kind == "model":
-            return self._repl.registry.names()
+            far = [one.name for one in all_far(self._repl.registry)]
+            return [*self._repl.registry.names(), *far]
         if kind == "setting":
             return NAMES
         if kind == "show":

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from localllm.chat.answer import Answer
 from localllm.chat.commands import Command, find
+from localllm.chat.far import FarSession
+from localllm.chat.session import Session
 from localllm.errors import NotFound, UsageProblem
-from localllm.library import find_gguf
+from localllm.library.answering import find_answerer
 from localllm.library.presets import modelfile_of
 from localllm.ui import Bytes, Count, Fields, Rate, Seconds, Table, Text, View
 
@@ -65,14 +67,16 @@ def _set_other(repl: Repl, name: str, value: str) -> None:
 def model(repl: Repl, rest: str) -> None:
     if not rest:
         session = repl.talk.session
-        repl.sink.note(f"{session.model.name}: {session.where}")
+        repl.sink.note(f"{session.name}: {session.where}")
         return
-    found = find_gguf(rest, repl.registry)
-    repl.switch_to(found)
+    repl.switch_to(find_answerer(rest, repl.registry))
 
 
 def tokens(repl: Repl, rest: str) -> None:
-    prompting, session = repl.talk.session.prompting, repl.talk.session
+    session = repl.talk.session
+    if not isinstance(session, Session):
+        raise UsageProblem(f"the tokens of {session.name} are counted by its server", "/stats")
+    prompting = session.prompting
     if rest:
         repl.sink.note(f"{len(prompting.encode(rest)):,} tokens")
         return
@@ -96,24 +100,31 @@ def show(repl: Repl, rest: str) -> None:
     if what not in SHOWN:
         raise UsageProblem(f"/show {what} is none of {', '.join(SHOWN)}")
     session = repl.talk.session
-    extras = session.model.extras
-    if what == "info":
-        repl.sink.present(_info(repl))
-    elif what == "parameters":
+    if what == "parameters":
         set_(repl, "")
     elif what == "system":
         repl.sink.note(f"system: {repl.talk.conversation.system or '(none)'}")
+    elif not isinstance(session, Session):
+        repl.sink.present(_far_info(session, what))
+    elif what == "info":
+        repl.sink.present(_info(session))
     elif what == "modelfile":
         repl.sink.present(Text(modelfile_of(session.model).text()))
     else:
+        extras = session.model.extras
         text = session.generator.template.source if what == "template" else extras.get("license")
         if not isinstance(text, str) or not text:
             raise NotFound(f"{session.model.name} brings no {what}")
         repl.sink.present(Text(text))
 
 
-def _info(repl: Repl) -> View:
-    session = repl.talk.session
+def _far_info(session: FarSession, what: str) -> View:
+    if what != "info":
+        raise NotFound(f"{session.name} is not on this machine: its {what} is not known here")
+    return Fields([("name", session.name), ("is", session.far.kind), ("answers", session.where)])
+
+
+def _info(session: Session) -> View:
     info = session.opened.model.info
     return Fields(
         [
@@ -159,10 +170,14 @@ def stats_line(a: Answer) -> str:
         share = f" ({a.accepted / a.drafted:.0%})" if a.drafted else ""
         faster = f", about {a.draft_speedup:.2f} times as fast" if a.draft_speedup else ""
         draft = f"; {a.accepted} of {a.drafted} drafted tokens accepted{share}{faster}"
+    context = f"{a.context_tokens} of {a.n_ctx}" if a.n_ctx else f"{a.context_tokens} tokens"
+    seed = f"; seed {a.seed}" if a.seed is not None else ""
+    cost = f"; cost {a.cost:.4g}" if a.cost is not None else ""
+    by = f"; by {a.remote_model}" if a.remote_model is not None else ""
     return (
         f"{a.prompt_tokens} tokens in ({a.cached_tokens} cached), {a.completion_tokens} out; "
         f"{', '.join([*rates, f'first token after {Seconds(a.first_token_s)}'])}{draft}; "
-        f"context {a.context_tokens} of {a.n_ctx}; {a.finish_reason}; seed {a.seed}"
+        f"context {context}; {a.finish_reason}{seed}{cost}{by}"
     )
 
 

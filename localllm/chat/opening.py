@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from localllm.chat.answer import Answer, Speaker, finished
 from localllm.chat.controls import stats_line
 from localllm.chat.conversation import Conversation
 from localllm.chat.defaults import first_entries
+from localllm.chat.far import FarAsk, FarSession, open_far
 from localllm.chat.files import as_message, read_image, read_text
 from localllm.chat.kept import Keeper
 from localllm.chat.piped import Piped
@@ -21,6 +23,7 @@ from localllm.chat.talk import Talk
 from localllm.chat.tools import ToolBox, open_tools
 from localllm.chat.tools.asking import asker
 from localllm.errors import ExitCode, Interrupted, UsageProblem
+from localllm.library.answering import Far
 from localllm.registry import Model, Registry
 from localllm.registry.chats import Chats
 from localllm.ui import Sink
@@ -33,7 +36,7 @@ class Wanted:
     """What the command line says. `patient` waits for stdin however long; `save` None is yes for
     a conversation where `save_by_default`, no for one question."""
 
-    model: Model
+    model: Model | Far
     prompt: str | None
     piped: Piped | None
     patient: bool
@@ -50,6 +53,7 @@ class Wanted:
     tools: tuple[str, ...]
     yes_tools: bool
     tool_timeout_s: float
+    schema: Mapping[str, Any] | bool | None = None
 
     @property
     def is_one_shot(self) -> bool:
@@ -106,7 +110,7 @@ def _hold(
     # No sense in loading gigabytes for a pipe that turns out empty
     alone = wanted.prompt in (None, "-") and wanted.is_one_shot
     text = _text(wanted, ready.files, sink) if alone else None
-    session = open_wished(wanted.model, wishes, sink.progress)
+    session = _opened(wanted, wishes, sink)
     try:
         _advise(session, wanted, sink)
         if ready.images:
@@ -114,7 +118,7 @@ def _hold(
         view = view_for(sink, wanted.settings, markdown=not wanted.raw)
         talk = Talk(
             session, ready.conversation, wanted.settings, ready.keeper, view, sink.note,
-            wanted.grammar, ready.tools,
+            wanted.grammar, ready.tools, schema=wanted.schema,
         )  # fmt: skip
         if ready.tools is not None and not talk.offered:
             raise UsageProblem(f"{wanted.model.name} calls no tools: its chat template has none")
@@ -131,9 +135,18 @@ def _hold(
         sink.note(f"kept: localllm chat MODEL --chat {repl.talk.keeper.number}")
 
 
+def _opened(wanted: Wanted, wishes: LoadWishes, sink: Sink) -> Session | FarSession:
+    if isinstance(wanted.model, Model):
+        return open_wished(wanted.model, wishes, sink.progress)
+    if wanted.raw:
+        raise UsageProblem("--raw needs a model of this machine")
+    return open_far(wanted.model, wishes, wanted.settings)
+
+
 def _conversation(wanted: Wanted, keeper: Keeper, chats: Chats) -> Conversation:
     if not wanted.resume and wanted.chat_id is None:
-        return Conversation(first_entries(wanted.model, wanted.system))
+        model = wanted.model if isinstance(wanted.model, Model) else None
+        return Conversation(first_entries(model, wanted.system))
     number = wanted.chat_id if wanted.chat_id is not None else chats.latest().id
     conversation = keeper.resume(number)
     if wanted.system is not None:
@@ -160,7 +173,14 @@ def _text(wanted: Wanted, files: Sequence[str], sink: Sink) -> str:
     return text
 
 
-def _advise(session: Session, wanted: Wanted, sink: Sink) -> None:
+def _advise(session: Session | FarSession, wanted: Wanted, sink: Sink) -> None:
+    if not isinstance(session, Session):
+        ask = FarAsk(wanted.settings, wanted.grammar, wanted.schema)
+        if unsent := session.far.unsent(ask.wanted(Conversation())):
+            sink.warn(f"{session.name} is not told {', '.join(unsent)}: its server knows no such "
+                      "setting (localllm endpoint add --kind)")  # fmt: skip
+        sink.note(session.where)
+        return
     for advice in session.opened.advice:
         sink.warn(advice.message + (f"; try: {advice.hint}" if advice.hint else ""))
     sink.note(session.where)
@@ -171,9 +191,12 @@ def _advise(session: Session, wanted: Wanted, sink: Sink) -> None:
 def _one_shot(talk: Talk, text: str, images: Sequence[bytes], raw: bool, sink: Sink) -> None:
     result = _continued(talk, text) if raw else talk.ask(text, images)
     if result.truncated:
+        local = isinstance(talk.session, Session)
         sink.warn(
             f"the context of {result.n_ctx} tokens is full; the answer was cut off "
             "(--ctx, or --overflow shift)"
+            if local
+            else f"{talk.session.name} cut the answer off: its context is full, or it has a limit"
         )
     if talk.settings.stats:
         sink.note(stats_line(result))
@@ -190,6 +213,7 @@ def _one_shot(talk: Talk, text: str, images: Sequence[bytes], raw: bool, sink: S
 
 def _continued(talk: Talk, text: str) -> Answer:
     """--raw: no template, no thinking told apart, nothing kept."""
+    assert isinstance(talk.session, Session)  # others were refused
     asked = talk.session.prompting.raw(text)
     spoken = Speaker(talk.session, talk.view).speak(asked, talk.sampling, thinks=False)
     return finished(talk.session, spoken, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,14 +112,22 @@ def forced_grammar(schema: Path | None, grammar: Path | None) -> str | None:
         raise UsageProblem("--json-schema and --grammar exclude each other")
     if grammar is not None:
         return read_text(grammar)
-    if schema is None:
+    value = read_schema(schema)
+    if value is None:
         return None
     from localllm.grammars import json_schema_grammar
 
+    return json_schema_grammar(value)
+
+
+def read_schema(schema: Path | None) -> Mapping[str, Any] | bool | None:
+    """The JSON schema in this file; None where there is none. Raises UsageProblem, FileGone."""
+    if schema is None:
+        return None
     try:
         value = json.loads(read_text(schema))
     except (ValueError, RecursionError) as error:
         raise UsageProblem(f"{schema} is no JSON: {error}") from None
     if not isinstance(value, dict | bool):
         raise UsageProblem(f"{schema} is no JSON schema: it is neither an object nor a boolean")
-    return json_schema_grammar(value)
+    return value

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from localllm.chat import controls, turns
+from localllm.chat import controls, judging, turns
 from localllm.chat.answer import Answer
 from localllm.chat.commands import Command, is_command, run
 from localllm.chat.completion import Completer
 from localllm.chat.controls import stats_line
 from localllm.chat.conversation import Entry
-from localllm.chat.session import LoadWishes
+from localllm.chat.session import LoadWishes, Session
 from localllm.chat.showing import view_for
 from localllm.chat.switching import switch
 from localllm.chat.talk import Talk
 from localllm.errors import LocalLLMError
+from localllm.library.answering import Far, Judgeable
 from localllm.registry import Model, Registry
 from localllm.registry.chats import Chats
 from localllm.registry.history import InputHistory
@@ -35,7 +36,7 @@ class Repl:
     wishes: LoadWishes
     prompt: Prompt
     chats: Chats
-    commands: tuple[Command, ...] = (*turns.COMMANDS, *controls.COMMANDS)
+    commands: tuple[Command, ...] = (*turns.COMMANDS, *judging.COMMANDS, *controls.COMMANDS)
     attached: list[str] = field(default_factory=list)  # files for the next message
     images: list[bytes] = field(default_factory=list)
     edited: Entry | None = None  # the question that the next message takes the place of
@@ -101,24 +102,24 @@ class Repl:
             kept = answer.text or answer.thinking
             self.sink.note("(stopped)" if kept else "stopped; the question is taken back")
         elif answer.truncated:
-            self.sink.note(
-                f"the context of {answer.n_ctx} tokens is full; the answer was cut off "
-                "(/set overflow shift or summarize, /undo, /clear, or --ctx)"
-            )
+            self.sink.note(_cut_off(self.talk, answer))
         elif answer.finish_reason == "length":
             self.sink.note(f"(ended after {answer.completion_tokens} tokens, as max_tokens says)")
         if self.talk.settings.stats:
             self.sink.note(stats_line(answer))
+        generator = self.talk.session.generator
+        if isinstance(generator, Judgeable) and generator.comment:
+            self.sink.note(f"{generator.comment}  (/good, /bad)")
 
     def _error(self, error: LocalLLMError) -> None:
         self.sink.note(f"error: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
 
     # --- for the commands ----------------------------------------------------------------
 
-    def switch_to(self, model: Model) -> None:
+    def switch_to(self, model: Model | Far) -> None:
         """Go on with `model`; the conversation stays. Raises what `switch` raises."""
         talk, before = self.talk, self.wishes
-        talk.session = switch(talk.session, model, self.wishes, self.sink.progress)
+        talk.session = switch(talk.session, model, self.wishes, self.sink.progress, talk.settings)
         self.wishes = replace(self.wishes, adapters=(), draft=None, mmproj=None, template=None)
         self.sink.note(f"{model.name}: {talk.session.where}")
         if self.wishes != before:
@@ -130,8 +131,12 @@ class Repl:
     def settings_changed(self) -> None:
         """Draw answers as the settings say now."""
         self.talk.view = view_for(self.sink, self.talk.settings)
-        settings, prompting = self.talk.settings, self.talk.session.prompting
-        if settings.thinking == "off" and not prompting.can_switch_thinking:
+        settings, session = self.talk.settings, self.talk.session
+        if not isinstance(session, Session):
+            if settings.overflow != "stop":
+                self.sink.note(f"the context of {session.name} is its server's: overflow is stop")
+            return
+        if settings.thinking == "off" and not session.prompting.can_switch_thinking:
             self.sink.note("this model's template has no switch for thinking: it is hidden")
 
     def recap(self) -> None:
@@ -163,6 +168,15 @@ def converse(
     finally:
         repl.talk.session.close()
     return repl
+
+
+def _cut_off(talk: Talk, answer: Answer) -> str:
+    if not isinstance(talk.session, Session):
+        return f"{talk.session.name} cut the answer off (/undo, /clear: a shorter conversation)"
+    return (
+        f"the context of {answer.n_ctx} tokens is full; the answer was cut off "
+        "(/set overflow shift or summarize, /undo, /clear, or --ctx)"
+    )
 
 
 class _NoPrompt:

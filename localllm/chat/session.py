@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from localllm.chat.prompting import Prompting
 from localllm.closing import Closing
-from localllm.errors import UsageProblem
+from localllm.errors import LocalLLMError, UsageProblem
 from localllm.generation import Sampling
 from localllm.library.presets import Preset
 from localllm.library.sampling import model_sampling
@@ -19,7 +19,7 @@ from localllm.ui import Progress
 
 if TYPE_CHECKING:
     from localllm.engine.generator import LocalGenerator
-    from localllm.placement import Opened, PlanOptions
+    from localllm.placement import Opened, PlanOptions, Target
 
 __all__ = ["LoadWishes", "Session", "model_sampling", "open_session"]
 
@@ -54,6 +54,10 @@ class Session(Closing):
     mmproj: Path | None = None
 
     @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
     def n_ctx(self) -> int:
         return self.opened.context.n_ctx_seq
 
@@ -83,13 +87,13 @@ class Session(Closing):
         """Load what sees images, once. Raises UsageProblem for a model without, and what Vision
         raises."""
         from localllm.engine.vision import Vision
-        from localllm.placement import beside_projector, projector_need, this_machine
+        from localllm.placement import this_machine
 
         if self.generator.vision is not None:
             return
         if self.mmproj is None:
             raise UsageProblem(f"{self.model.name} sees no images", "give its --mmproj FILE")
-        _, gpu = beside_projector(this_machine(), projector_need(self.mmproj))
+        _, gpu = beside_mmproj(this_machine(), self.mmproj)
         n_threads = self.opened.context.n_threads
         self.generator.vision = Vision(
             self.opened.model, self.mmproj, use_gpu=gpu, n_threads=n_threads
@@ -132,8 +136,7 @@ def open_wished(model: Model, wishes: LoadWishes, progress: Progress) -> Session
     try:
         _attach(opened, model, wishes.adapters)
         generator = _generator(model, opened, drafting, wishes)
-        own = next((f.path for f in model.with_role("mmproj")), None)
-        return Session(model, generator, opened, tuned, drafting, wishes.mmproj or own)
+        return Session(model, generator, opened, tuned, drafting, mmproj_of(model, wishes))
     except BaseException:
         if drafting is not None:
             drafting.close()
@@ -162,6 +165,37 @@ def _open_pair(
     return pair.main, pair.draft, tuned
 
 
+def mmproj_of(model: Model, wishes: LoadWishes) -> Path | None:
+    """What would see images: the user's, or the one that the model came with."""
+    return wishes.mmproj or next((f.path for f in model.with_role("mmproj")), None)
+
+
+def beside_mmproj(target: Target, mmproj: Path | None) -> tuple[Target, bool]:
+    """`target` with the room that a projector takes left free, and whether it goes to the GPU.
+    Raises FileGone, DamagedFile, EngineError for a file that is none."""
+    from localllm.placement import beside_projector, projector_need
+
+    return (target, False) if mmproj is None else beside_projector(target, projector_need(mmproj))
+
+
+def target_for(model: Model, wishes: LoadWishes, target: Target) -> Target:
+    """What of `target` is left for the text model: its projector is loaded with the first image,
+    and must find its room then. One that the model came with and that is damaged says so then."""
+    mmproj = mmproj_of(model, wishes)
+    try:
+        return beside_mmproj(target, mmproj)[0]
+    except LocalLLMError:
+        if wishes.mmproj is not None:
+            raise
+        return target
+
+
+def wished_plan(model: Model, wishes: LoadWishes) -> PlanOptions:
+    """With the context of the model's Modelfile (num_ctx) where the user said none."""
+    plan = wishes.plan
+    return replace(plan, n_ctx=Preset.of(model).n_ctx) if plan.n_ctx is None else plan
+
+
 def _how(model: Model, wishes: LoadWishes) -> tuple[dict[str, Any], bool]:
     """What `open_model` is told, and whether `bench --auto` had found it."""
     from localllm.engine.options import ContextOptions
@@ -170,11 +204,12 @@ def _how(model: Model, wishes: LoadWishes) -> tuple[dict[str, Any], bool]:
     from localllm.placement.here import look
 
     hardware, context = look(), ContextOptions(n_threads=wishes.threads or 0)
-    found = tuned(model, hardware, wishes.plan, context, wishes.said)
-    options, context = found or (wishes.plan, context)
+    plan = wished_plan(model, wishes)
+    found = tuned(model, hardware, plan, context, wishes.said)
+    options, context = found or (plan, context)
     how = {
         "options": options, "require_gpu": wishes.require_gpu, "force": wishes.force,
-        "target": this_machine(hardware), "context": context,
+        "target": target_for(model, wishes, this_machine(hardware)), "context": context,
     }  # fmt: skip
     return how, found is not None
 

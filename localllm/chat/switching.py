@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from localllm.chat.session import LoadWishes, Session, open_wished
+from localllm.chat.far import FarSession, open_far
+from localllm.chat.session import LoadWishes, Session, open_wished, target_for, wished_plan
+from localllm.chat.settings import ChatSettings
 from localllm.errors import LocalLLMError
 from localllm.formats.gguf import read_model
+from localllm.library.answering import Far
 from localllm.placement import Plan, does_not_fit, plan_for, this_machine
 from localllm.registry import Model
 from localllm.ui import Progress
 
 
-def switch(session: Session, model: Model, wishes: LoadWishes, progress: Progress) -> Session:
+def switch(
+    session: Session | FarSession,
+    model: Model | Far,
+    wishes: LoadWishes,
+    progress: Progress,
+    settings: ChatSettings,
+) -> Session | FarSession:
     """Open `model` in place of the one of `session`, which is closed then.
 
     If it fits as well beside the old one as alone, the old one stays until the new one is loaded.
@@ -22,6 +31,15 @@ def switch(session: Session, model: Model, wishes: LoadWishes, progress: Progres
     """
     # Adapters, draft, projector and template belong to the model they were given with
     wishes = replace(wishes, adapters=(), draft=None, mmproj=None, template=None)
+    if not isinstance(model, Model):
+        # placement and the like are for the models that come after it
+        far = open_far(model, LoadWishes(wishes.plan), settings)
+        session.close()
+        return far
+    if isinstance(session, FarSession):
+        opened = open_wished(model, wishes, progress)
+        session.close()
+        return opened
     beside, alone = _plans(model, wishes, session)
     if beside.runs and beside.n_offloaded >= alone.n_offloaded:
         opened = open_wished(model, wishes, progress)
@@ -57,4 +75,8 @@ def _plans(model: Model, wishes: LoadWishes, session: Session) -> tuple[Plan, Pl
     freed = replace(
         target, gpus=gpus, host_available_bytes=target.host_available_bytes + held.host.total_bytes
     )
-    return plan_for(shape, target, wishes.plan), plan_for(shape, freed, wishes.plan)
+    plan = wished_plan(model, wishes)
+    return (
+        plan_for(shape, target_for(model, wishes, target), plan),
+        plan_for(shape, target_for(model, wishes, freed), plan),
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from localllm.chat import far
 from localllm.chat.answer import Answer, Speaker, Spoken, finished
 from localllm.chat.conversation import Conversation, Entry
 from localllm.chat.kept import Keeper
@@ -24,9 +25,10 @@ _MAX_ROUNDS = 10  # of calls for one question
 
 @dataclass
 class Talk:
-    """A conversation with a model. `forced` is the grammar that every answer follows."""
+    """A conversation with a model. `forced` is the grammar that every answer follows, `schema` the
+    JSON schema that it stands for."""
 
-    session: Session
+    session: Session | far.FarSession
     conversation: Conversation
     settings: ChatSettings
     keeper: Keeper
@@ -35,6 +37,7 @@ class Talk:
     forced: str | None = None
     tools: ToolBox | None = None
     last: Answer | None = None
+    schema: Mapping[str, Any] | bool | None = None
     _waiting: list[str] | None = None  # to be told after the answer under way
 
     @property
@@ -50,7 +53,7 @@ class Talk:
 
     def answer(self) -> Answer:
         """Answer the last question of the conversation."""
-        self.keeper.save(self.conversation, self.session.model.name)
+        self.keeper.save(self.conversation, self.session.name)
         try:
             result = self._speak()
         except (LocalLLMError, KeyboardInterrupt):
@@ -63,12 +66,16 @@ class Talk:
         return self.last
 
     def _speak(self) -> Answer:
-        speaker = Speaker(self.session, self.view)
-        room = self.room(speaker)
+        session = self.session
+        speaker = Speaker(session, self.view) if isinstance(session, Session) else None
+        room = self.room(speaker) if speaker is not None else None
         done: list[DoneCall] = []
         spoken: list[Spoken] = []
         for number in range(_MAX_ROUNDS + 1):
-            spoken.append(self._one_round(speaker, room))
+            if speaker is not None and room is not None:
+                spoken.append(self._one_round(speaker, room))
+            else:
+                spoken.append(self._far_round())
             calls = spoken[-1].calls
             cancelled = spoken[-1].account.finish_reason == "cancelled"
             self._keep(spoken[-1], () if cancelled else calls)
@@ -78,10 +85,17 @@ class Talk:
                 self.tell(f"stopped after {_MAX_ROUNDS} rounds of tool calls")
             for call in calls:
                 done.append(self._call(call, refuse=number == _MAX_ROUNDS))
-        result = finished(self.session, spoken[-1], room.dropped, done)
+        dropped = room.dropped if room is not None else ()
+        result = finished(self.session, spoken[-1], dropped, done)
         return _in_rounds(result, spoken)
 
+    def _far_round(self) -> Spoken:
+        assert isinstance(self.session, far.FarSession)
+        ask = far.FarAsk(self.settings, self.forced, self.schema, self.offered)
+        return far.speak(self.session, self.conversation, ask, self.view)
+
     def _one_round(self, speaker: Speaker, room: Room) -> Spoken:
+        assert isinstance(self.session, Session)
         if any(entry.images for entry in self.conversation.entries if entry.sight == "seen"):
             self.session.require_images()
         prompting, offered = self.session.prompting, self.offered
@@ -111,8 +125,11 @@ class Talk:
     @property
     def offered(self) -> tuple[Tool, ...]:
         """The tools that this model is told of: none if its template knows none."""
-        known = self.session.prompting.tool_format.known
-        return self.tools.tools if self.tools is not None and known else ()
+        if self.tools is None:
+            return ()
+        session = self.session
+        known = not isinstance(session, Session) or session.prompting.tool_format.known
+        return self.tools.tools if known else ()
 
     def _keep(self, spoken: Spoken, calls: Sequence[ToolCall]) -> None:
         cancelled = spoken.account.finish_reason == "cancelled"
@@ -122,10 +139,10 @@ class Talk:
         self.conversation.entries.append(
             Entry(
                 "assistant", spoken.text, spoken.thinking, extra=extra,
-                model=self.session.model.name, finish=spoken.account.finish_reason,
+                model=self.session.name, finish=spoken.account.finish_reason,
             )
         )  # fmt: skip
-        self.keeper.save(self.conversation, self.session.model.name)
+        self.keeper.save(self.conversation, self.session.name)
 
     def _call(self, call: ToolCall, *, refuse: bool) -> DoneCall:
         assert self.tools is not None
@@ -136,10 +153,12 @@ class Talk:
         self.tell(str(done))
         extra = {"tool_call_id": call.id, "name": call.name}
         self.conversation.entries.append(Entry("tool", done.result, extra=extra))
-        self.keeper.save(self.conversation, self.session.model.name)
+        self.keeper.save(self.conversation, self.session.name)
         return done
 
     def room(self, speaker: Speaker) -> Room:
+        assert isinstance(self.session, Session)
+
         def write(messages: Sequence[Message], max_tokens: int) -> str:
             return speaker.write(messages, max_tokens, self.sampling)
 
@@ -151,7 +170,7 @@ class Talk:
         """The conversation without the last question and what came of it; what was dropped for it
         stays dropped."""
         self.conversation.undo()
-        self.keeper.save(self.conversation, self.session.model.name)
+        self.keeper.save(self.conversation, self.session.name)
 
 
 def _as_message(call: ToolCall) -> dict[str, Any]:

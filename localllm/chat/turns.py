@@ -11,6 +11,7 @@ from localllm.chat.conversation import Conversation
 from localllm.chat.defaults import first_entries
 from localllm.chat.files import as_message, read_image, read_text
 from localllm.chat.kept import title
+from localllm.chat.session import Session
 from localllm.chat.transcript import read_file, write_file
 from localllm.errors import NotFound, UsageProblem
 from localllm.ui import Moment, Table
@@ -35,7 +36,7 @@ def retry(repl: Repl, rest: str) -> None:
     answer = repl.speak(question.content, question.images)
     if answer is None:
         conversation.entries = before
-        repl.talk.keeper.save(conversation, repl.talk.session.model.name)
+        repl.talk.keeper.save(conversation, repl.talk.session.name)
 
 
 def edit(repl: Repl, rest: str) -> None:
@@ -49,7 +50,7 @@ def undo(repl: Repl, rest: str) -> None:
     question = repl.talk.conversation.undo()
     if question is None:
         raise UsageProblem("there is nothing to take back")
-    repl.talk.keeper.save(repl.talk.conversation, repl.talk.session.model.name)
+    repl.talk.keeper.save(repl.talk.conversation, repl.talk.session.name)
     repl.sink.note(f"taken back: {title(Conversation([question]))}")
 
 
@@ -58,7 +59,7 @@ def system(repl: Repl, rest: str) -> None:
     conversation = repl.talk.conversation
     if rest:
         conversation.set_system("" if rest == "-" else rest.strip('"'))
-        repl.talk.keeper.save(conversation, repl.talk.session.model.name)
+        repl.talk.keeper.save(conversation, repl.talk.session.name)
     repl.sink.note(f"system: {conversation.system or '(none)'}")
 
 
@@ -82,9 +83,12 @@ def file(repl: Repl, rest: str) -> None:
         return
     for path in _paths(rest, "/file PATH"):
         text = as_message(path, read_text(path))
-        n = len(repl.talk.session.prompting.encode(text))
+        session = repl.talk.session
+        size = f"{len(text):,} characters"
+        if isinstance(session, Session):
+            size = f"{len(session.prompting.encode(text)):,} tokens"
         repl.attached.append(text)
-        repl.sink.note(f"{path.name}: {n:,} tokens, sent with your next message")
+        repl.sink.note(f"{path.name}: {size}, sent with your next message")
 
 
 def image(repl: Repl, rest: str) -> None:
@@ -101,12 +105,12 @@ def save(repl: Repl, rest: str) -> None:
         raise UsageProblem("nothing was said yet")
     if not rest:
         talk.keeper.on = True
-        talk.keeper.save(talk.conversation, talk.session.model.name)
+        talk.keeper.save(talk.conversation, talk.session.name)
         if talk.keeper.number is not None:
             repl.sink.note(f"kept as conversation {talk.keeper.number}")
         return
     path = Path(_unquoted(rest)).expanduser()
-    about = {"title": title(talk.conversation), "model": talk.session.model.name}
+    about = {"title": title(talk.conversation), "model": talk.session.name}
     write_file(path, talk.conversation.entries, about)
     repl.sink.note(f"written to {path}")
 

@@ -6,7 +6,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import Literal
 
-from localllm.engine import native
+from localllm.engine import native, rpc
 
 DeviceType = Literal["cpu", "gpu", "igpu", "accel", "meta"]
 _DEVICE_TYPES: tuple[DeviceType, ...] = ("cpu", "gpu", "igpu", "accel", "meta")
@@ -88,7 +88,9 @@ def backends() -> tuple[str, ...]:
 
 
 def devices() -> tuple[Device, ...]:
-    """Every device of every backend, in ggml's order, with its memory right now."""
+    """Every device of every backend, in ggml's order, with its memory right now; those of workers
+    (the setting `rpc`) among them. Raises what connecting to a worker raises."""
+    rpc.ensure()
     count = native.ggml("ggml_backend_dev_count", ctypes.c_size_t)()
     return tuple(_device(i) for i in range(count))
 
@@ -105,12 +107,17 @@ def _device(index: int) -> Device:
     text = ctypes.c_char_p
     size_p = ctypes.POINTER(ctypes.c_size_t)
     free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
-    native.ggml("ggml_backend_dev_memory", None, one, size_p, size_p)(
-        handle, ctypes.byref(free), ctypes.byref(total)
-    )
+    name = _text(native.ggml("ggml_backend_dev_name", text, one)(handle))
+    if (last := rpc.memory_of(name)) is not None:
+        free.value, total.value = last
+    else:
+        native.ggml("ggml_backend_dev_memory", None, one, size_p, size_p)(
+            handle, ctypes.byref(free), ctypes.byref(total)
+        )
+        rpc.note_memory(name, free.value, total.value)
     registry = native.ggml("ggml_backend_dev_backend_reg", one, one)(handle)
     return Device(
-        name=_text(native.ggml("ggml_backend_dev_name", text, one)(handle)),
+        name=name,
         description=_text(native.ggml("ggml_backend_dev_description", text, one)(handle)),
         type=_DEVICE_TYPES[native.ggml("ggml_backend_dev_type", ctypes.c_int, one)(handle)],
         backend=_text(native.ggml("ggml_backend_reg_name", text, one)(registry)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from localllm.engine import native
@@ -152,6 +153,12 @@ class Context(NativeObject):
         # as_array(pointer, shape) would make its array type anew each time
         row: Any = self._row.from_address(ctypes.addressof(pointer.contents))
         return np.frombuffer(row, dtype=np.float32)
+
+    @cached_property
+    def candidates(self) -> Any:
+        """Room for a llama_token_data of every token, for who samples under `lock`; what stands in
+        it is of use only until the lock is released. 12 bytes a token, made on first use."""
+        return (self._llama.llama_token_data * self._n_vocab)()
 
     def check_logits(self, index: int = -1) -> None:
         """Raise EngineError if this output is NaN: samplers would choose at random."""

@@ -81,16 +81,29 @@ class RowType:
             raise EngineError(f"ggml made {written} bytes of {self.name}, not {out.nbytes}")
         return out
 
-    def dequantize(self, data: NDArray[np.uint8], n_per_row: int) -> NDArray[np.float32]:
-        """Bytes (n_rows, row_bytes) as numbers (n_rows, n_per_row)."""
+    def dequantize(
+        self,
+        data: NDArray[np.uint8],
+        n_per_row: int,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Bytes (n_rows, row_bytes) as numbers (n_rows, n_per_row), in `out` where it is given.
+
+        ggml's code runs without the interpreter's lock, so threads may share the rows.
+        """
         import numpy as np
 
         if data.ndim != 2 or data.shape[1] != self.row_bytes(n_per_row):
             raise UsageProblem(f"{data.shape} bytes are no rows of {n_per_row} {self.name}")
         data = np.ascontiguousarray(data)
+        shape = (data.shape[0], n_per_row)
+        if out is None:
+            out = np.empty(shape, dtype=np.float32)
+        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise UsageProblem(f"{out.shape} of {out.dtype} cannot hold {shape} numbers")
         if self.name == "f32":
-            return data.view(np.float32).copy()
-        out = np.empty((data.shape[0], n_per_row), dtype=np.float32)
+            out[...] = data.view(np.float32)
+            return out
         to_float = _traits(self.id).to_float
         # Rows lie one after the other in whole blocks, so they are one long row.
         to_float(data.ctypes.data, out.ctypes.data, out.size)

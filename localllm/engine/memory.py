@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from localllm.engine import rpc
 from localllm.engine.logs import LogLine
 
 MIB = 1024 * 1024
@@ -43,7 +44,7 @@ def buffers_of(lines: Iterable[LogLine]) -> tuple[BufferUse, ...]:
     sums: dict[str, dict[str, int]] = {}
     for line in lines:
         if match := _LINE.match(line.text):
-            kinds = sums.setdefault(match[1], {})
+            kinds = sums.setdefault(rpc.plain_name(match[1]), {})
             field = f"{_KINDS.get(match[2], 'context')}_bytes"
             size = round(float(match[3]) * MIB)
             # Graphs that are reserved again replace what was reserved before.

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from localllm.engine import native
+from localllm.engine import native, rpc
 from localllm.engine.handle import NativeObject
 from localllm.engine.load import Advance, load_handle
 from localllm.engine.memory import BufferUse, buffers_of
@@ -55,7 +55,14 @@ class Model(NativeObject):
         load_s: float,
         buffers: tuple[BufferUse, ...] = (),
     ) -> None:
-        super().__init__(handle, native.lib().llama_model_free)
+        free = native.lib().llama_model_free
+
+        def release(handle: int) -> None:
+            free(handle)
+            rpc.use(options.devices, -1)
+
+        super().__init__(handle, release)
+        rpc.use(options.devices, +1)
         self.path = path
         self.options = options
         self.load_s = load_s

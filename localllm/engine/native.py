@@ -24,12 +24,13 @@ from typing import Any
 from localllm.engine.calls import GaveUp, park
 from localllm.engine.logs import Capture, LogLevel, LogLine, router
 from localllm.engine.threads import yield_at_barriers
-from localllm.errors import EngineError, ExitCode
+from localllm.errors import EngineError, LocalLLMError
 
 __all__ = [
     "Capture",
     "LogLevel",
     "LogLine",
+    "before_abort",
     "capture",
     "failure",
     "ggml",
@@ -170,16 +171,39 @@ def _set_abort_callback(callback: Any) -> None:
             return
 
 
+def before_abort(
+    judge: Callable[[str], LocalLLMError | None] | None = None,
+    last_words: Callable[[LocalLLMError], object] | None = None,
+) -> None:
+    """What to do when ggml is about to end the process: `judge` names the error behind ggml's
+    words (None where it knows none), `last_words` says it in place of a line on stderr."""
+    global _judge, _last_words
+    _judge = judge or _judge
+    _last_words = last_words or _last_words
+
+
 def _on_abort(message: bytes | None) -> None:
     """A GGML_ASSERT failed on this thread. If this returns, the process aborts."""
     text = " ".join((message or b"").decode("utf-8", "replace").split())
     # "/build/somewhere/llama.cpp/src/llama-vocab.cpp:2544: GGML_ASSERT(...) failed"
     text = re.sub(r"^\S*[/\\](?=[^/\\\s]+:\d+: )", "", text)
-    error = GaveUp(text)
-    park(error)
+    gave_up = GaveUp(text)
+    error = _judge(text) or gave_up
+    if error is gave_up:
+        park(gave_up)
+    try:
+        _last_words(error)
+    finally:
+        os._exit(int(error.exit_code))
+
+
+def _on_stderr(error: LocalLLMError) -> None:
     sys.stderr.write(f"error: {error.message}\n")
     sys.stderr.flush()
-    os._exit(ExitCode.FAILED)
+
+
+_judge: Callable[[str], LocalLLMError | None] = lambda text: None  # noqa: E731
+_last_words: Callable[[LocalLLMError], object] = _on_stderr
 
 
 def _silence(low: Any) -> None:

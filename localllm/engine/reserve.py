@@ -22,7 +22,7 @@ from typing import Any
 
 from localllm import config
 from localllm import errors as known_errors
-from localllm.engine import native
+from localllm.engine import native, rpc
 from localllm.engine.options import ContextOptions, LoadOptions
 from localllm.errors import EngineError, LocalLLMError
 
@@ -137,7 +137,8 @@ def parse(lines: list[str], n_ctx: int, n_ctx_seq: int, n_ubatch: int) -> Reserv
     kv_bytes = n_embd = 0
     for line in lines:
         if match := _BUFFER.match(line):
-            kinds = sums.setdefault(match[1], {"RS": 0, "output": 0, "compute": 0})
+            name = rpc.plain_name(match[1])
+            kinds = sums.setdefault(name, {"RS": 0, "output": 0, "compute": 0})
             kinds[match[2]] += _mib(match[3])
         elif match := _CACHE.match(line):
             kv_bytes += _mib(match[1])

@@ -103,11 +103,14 @@ class Sequences:
     def copy(self, source: int, target: int, n_tokens: int) -> int:
         """Make `target`, empty before, hold the first `n_tokens` of `source`; those it then has.
 
-        In a pool of cells nothing is copied, the cells belong to both from then on. What
-        `reaches` refuses leaves `target` empty and returns 0.
+        In a pool of cells nothing is copied, the cells belong to both from then on. Windows and
+        states that `reaches` refuses leave `target` empty and return 0. (With plain attention all
+        there is can be had; `length` tells less than that behind an image of M-RoPE, all of whose
+        cells have the position where it begins.)
         """
         with self.lock:
-            if n_tokens <= 0 or not self.reaches(n_tokens, source):
+            refused = self.kind != "attention" and not self.reaches(n_tokens, source)
+            if n_tokens <= 0 or refused or not self._cells:
                 return 0
             part = n_tokens if self.unified and self.kind != "state" else -1
             self._llama.llama_memory_seq_cp(self._cells, source, target, -1, part)

@@ -69,7 +69,13 @@ class ChatTemplate:
         self._argument_text: dict[str, bool] = {}  # by source
 
     @classmethod
-    def of(cls, model: Model, source: str | None = None) -> ChatTemplate:
+    def of(
+        cls,
+        model: Model,
+        source: str | None = None,
+        *,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> ChatTemplate:
         """The model's own templates; `source` replaces the main one."""
         metadata = model.metadata()
         named = {
@@ -82,6 +88,7 @@ class ChatTemplate:
             named=named,
             tokens=_special_tokens(model.tokenizer),
             owner=model.path.name,
+            now=now,
         )
 
     @property

@@ -67,6 +67,14 @@ class Tokenizer:
         return self._special("nl")
 
     @cached_property
+    def infill(self) -> tuple[int, int, int] | None:
+        """What a model that fills gaps knows the text before it, the one after it, and the gap
+        by (FIM: prefix, suffix, middle); None for others."""
+        found = tuple(self._special(f"fim_{name}") for name in ("pre", "suf", "mid"))
+        before, after, gap = found
+        return None if before is None or after is None or gap is None else (before, after, gap)
+
+    @cached_property
     def adds_bos(self) -> bool:
         """Whether `encode` puts BOS in front of a text of its own accord."""
         return bool(self._llama.llama_vocab_get_add_bos(self.vocab_handle)) and self.bos is not None

@@ -13,7 +13,8 @@ import re
 import secrets
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _WHY = re.compile(r"failed to load model '.*?': (?:[\w()]+: )?(.+)", re.DOTALL)
 _NO_SLOT, _ABORTED = 1, 2  # llama_decode's answers
 _KEPT_BYTES = 256 * 1024 * 1024  # of encoded images
+_LONGEST_S = 120.0  # an image's encoder, on a slow machine
 
 
 class Vision(NativeObject):
@@ -82,6 +84,8 @@ class Vision(NativeObject):
         self.model = model
         self.path = path
         self._lock = threading.Lock()
+        self._gate = threading.Condition()
+        self._n_inside = 0  # native calls under way
         self._pictures = PictureCache()
         self._encoded: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         if not mtmd.mtmd_support_vision(self.handle):
@@ -119,8 +123,9 @@ class Vision(NativeObject):
                 f"the chat template keeps {len(parts) - 1} of {len(pictures.found)} images",
                 "give another one with --template FILE",
             )
-        chunks = Chunks(self, parts, pictures.found)
-        return self._prompt(chunks, [picture.digest for picture in pictures.found])
+        with self._inside():
+            chunks = Chunks(self, parts, pictures.found)
+            return self._prompt(chunks, [picture.digest for picture in pictures.found])
 
     def _prompt(self, chunks: Chunks, digests: list[bytes]) -> MediaPrompt:
         tokens: list[int] = []
@@ -164,7 +169,7 @@ class Vision(NativeObject):
         kept. Not interrupted: Ctrl-C ends it when it is done."""
         import numpy as np
 
-        with self._lock:
+        with self._inside(), self._lock:
             found = self._encoded.get(run.key)
             if found is None:
                 handle, chunk = self.handle, run.chunk
@@ -178,17 +183,31 @@ class Vision(NativeObject):
                 if not np.isfinite(found).all():
                     raise EngineError(f"{self.path.name} computes NaN: the file is damaged")
                 self._encoded[run.key] = found
-                while sum(one.nbytes for one in self._encoded.values()) > _KEPT_BYTES:
+                while len(self._encoded) > 1 and self.kept_bytes > _KEPT_BYTES:
                     self._encoded.popitem(last=False)
             self._encoded.move_to_end(run.key)
             return found
+
+    @property
+    def kept_bytes(self) -> int:
+        """Main memory that the latest encoded images take."""
+        return sum(one.nbytes for one in self._encoded.values())
 
     def evaluate(self, context: Context, run: Run, sequence: int) -> None:
         """Put an image into `sequence`, at its start position.
 
         Raises ContextFull, Interrupted, EngineError; a part of it may then be in memory.
         """
-        embeddings = self.encode(run)
+        self.decode(context, run, self.encode(run), sequence, context.n_batch)
+
+    def decode(
+        self, context: Context, run: Run, embeddings: NDArray[np.float32], sequence: int,
+        n_batch: int,
+    ) -> None:  # fmt: skip
+        """The second half of `evaluate`: what `encode` gave, `n_batch` cells at once, or all where
+        they see each other. Raises as it does."""
+        if self.whole_in_one(run.chunk or 0):
+            n_batch = max(n_batch, run.n_cells)  # MediaPrompt.check has seen that there is room
         data = embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         after = ctypes.c_int32(0)
         codes: list[int] = []
@@ -199,11 +218,11 @@ class Vision(NativeObject):
                 codes.append(
                     self._mtmd.mtmd_helper_decode_image_chunk(
                         self.handle, context.handle, run.chunk, data, run.start, sequence,
-                        context.n_batch, ctypes.byref(after), callback, None,
+                        n_batch, ctypes.byref(after), callback, None,
                     )
                 )  # fmt: skip
 
-        with native.capture() as log:
+        with self._inside(), native.capture() as log:
             context.interruptible(decode)
         if codes[0] == _NO_SLOT:
             raise ContextFull(f"the context of {context.n_ctx} tokens is full")
@@ -211,6 +230,30 @@ class Vision(NativeObject):
             raise Interrupted("the computation was stopped")
         if codes[0]:
             raise native.failure("llama.cpp could not decode an image", log)
+
+    # --- ending --------------------------------------------------------------------------
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """While native code works with this projector, which other threads may want to close."""
+        entered = 0
+        try:
+            with self._gate:
+                _ = self.handle  # raises once it is closed
+                self._n_inside += 1
+                entered = 1
+            yield
+        finally:
+            with self._gate:
+                self._n_inside -= entered
+                self._gate.notify_all()
+
+    def close(self) -> None:
+        """Wait for the calls under way, then free. May be called twice."""
+        with self._gate:
+            # Not for ever: a Ctrl-C at the wrong moment may have cost us a count.
+            self._gate.wait_for(lambda: self._n_inside == 0, _LONGEST_S)
+            super().close()
 
 
 def has_images(messages: Sequence[Message]) -> bool:

@@ -10,7 +10,8 @@ from localllm.engine import native, vision_native
 from localllm.engine.calls import GaveUp, interruptible
 from localllm.engine.handle import NativeObject
 from localllm.engine.tokenizer import Tokenizer
-from localllm.engine.vision_image import Picture, PictureCache
+from localllm.engine.vision_image import MAX_ALL_PIXELS, Picture, PictureCache
+from localllm.errors import UsageProblem
 from localllm.generation import Message
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Pictures:
         self.mark = mark
         self._cache = cache
         self.found: list[Picture] = []
+        self._n_pixels = 0
 
     def take(self, message: Message, number: int) -> Message:
         """`message` for a template: marks in the text, and no images."""
@@ -38,7 +40,8 @@ class Pictures:
             rest = {key: value for key, value in message.extra.items() if key != "images"}
             return Message(message.role, message.content, rest)
         names = [f"image {i + 1} of message {number + 1}" for i in range(len(images))]
-        self.found += [self._cache.decode(bytes(i), n) for i, n in zip(images, names, strict=True)]
+        for data, name in zip(images, names, strict=True):
+            self._add(self._cache.decode(bytes(data), name), name)
         rest = {key: value for key, value in message.extra.items() if key != "images"}
         parts = message.content.split(MARKER)
         n_marked = min(len(parts) - 1, len(images))
@@ -47,6 +50,15 @@ class Pictures:
         content = MARKER.join([placed, *parts[n_marked + 1 :]])
         before = self.mark * (len(images) - n_marked)
         return Message(message.role, f"{before}\n{content}" if before else content, rest)
+
+    def _add(self, picture: Picture, name: str) -> None:
+        self._n_pixels += picture.width * picture.height
+        if self._n_pixels > MAX_ALL_PIXELS:
+            raise UsageProblem(
+                f"with {name} the images have more than {MAX_ALL_PIXELS:,} pixels together",
+                "make them smaller: no model sees so much of them",
+            )
+        self.found.append(picture)
 
 
 class Chunks:

@@ -18,6 +18,7 @@ from localllm.errors import MissingExtra, UsageProblem
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_PIXELS = 64_000_000  # 192 MB of RGB; a few times that while it is decoded
+MAX_ALL_PIXELS = 4 * MAX_PIXELS  # of one conversation: a small file may hold a large picture
 _SMALLER = "make it smaller: no model sees so much of it"
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 

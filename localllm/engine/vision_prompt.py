@@ -9,6 +9,7 @@ taken for it. They are no tokens: samplers and drafts must not see them.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +19,14 @@ from localllm.engine.context import Context
 from localllm.errors import UsageProblem
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from localllm.engine.vision import Vision
+
+# (the place after an image, the cells it takes beyond its places), in order. Empty where each place
+# takes one cell: for text, and for images without M-RoPE.
+Wide = tuple[tuple[int, int], ...]
 
 _CODES = (1 << 30) - 2  # int32, as the scheduler compares them
 
@@ -37,6 +45,11 @@ def whole_images(tokens: Sequence[int], n: int) -> int:
     return n
 
 
+def cells_of(n_tokens: int, wide: Wide) -> int:
+    """Cells that the first `n_tokens` take. They must hold no image in part."""
+    return n_tokens + sum(more for end, more in wide if end <= n_tokens)
+
+
 @dataclass(frozen=True)
 class Run:
     """A stretch of text, or one image chunk, of a prompt.
@@ -53,14 +66,39 @@ class Run:
 
 
 class MediaPrompt:
-    """What `Session.stream` computes in place of plain tokens. `Vision.read` makes it."""
+    """What a session or a scheduler computes in place of plain tokens. `Vision.read` makes it."""
 
     def __init__(self, vision: Vision, owner: object, tokens: list[int], runs: list[Run]) -> None:
         """`owner` keeps the chunks that `runs` point to."""
-        self._vision = vision
+        self.vision = vision
         self._owner = owner
         self._runs = runs
+        self._images = {run.start: run for run in runs if run.chunk is not None}
+        self._starts = sorted(self._images)
         self.tokens = tokens
+        self.wide: Wide = tuple(
+            (run.start + run.n_pos, run.n_cells - run.n_pos)
+            for run in runs
+            if run.n_cells != run.n_pos
+        )
+
+    @property
+    def n_images(self) -> int:
+        """Image chunks; some models cut one picture into several."""
+        return len(self._images)
+
+    def image_at(self, start: int) -> Run | None:
+        """The image that begins at this place."""
+        return self._images.get(start)
+
+    def next_image(self, after: int) -> int | None:
+        """Where the first image behind this place begins."""
+        i = bisect_right(self._starts, after)
+        return self._starts[i] if i < len(self._starts) else None
+
+    def encode(self, run: Run) -> NDArray[np.float32]:
+        """See Vision.encode."""
+        return self.vision.encode(run)
 
     @property
     def n_cells(self) -> int:
@@ -78,7 +116,7 @@ class MediaPrompt:
     def check(self, context: Context) -> None:
         """Raise UsageProblem for what `context` cannot compute."""
         for run in self._runs:
-            at_once = run.chunk is not None and self._vision.whole_in_one(run.chunk)
+            at_once = run.chunk is not None and self.vision.whole_in_one(run.chunk)
             room = min(context.n_ubatch, context.n_batch)
             if at_once and run.n_cells > room:  # llama.cpp asserts
                 raise UsageProblem(
@@ -110,7 +148,7 @@ class MediaPrompt:
             if first >= last:
                 continue
             if run.chunk is not None:
-                self._vision.evaluate(context, run, sequence)
+                self.vision.evaluate(context, run, sequence)
             else:
                 self._fill_text(context, first, last, sequence)
 

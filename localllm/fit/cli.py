@@ -40,12 +40,14 @@ def fit_command(
     ] = None,
     n_gpu_layers: place.GpuLayers = None,
     flash_attn: place.FlashAttn = "auto",
+    rpc: place.Rpc = None,
     *,
     sink: Sink,
 ) -> None:
     """Say whether a model fits this or other hardware, before downloading it."""
     settings = config.load()
     registry = Registry.open(settings)
+    place.use_workers(rpc)
     options = place.plan_options(
         n_ctx or settings.n_ctx, kv, n_gpu_layers, flash_attn, n_parallel=parallel
     )

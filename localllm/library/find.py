@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from localllm.errors import DamagedFile, ModelNotFound
+from localllm.errors import DamagedFile, FileGone, ModelNotFound
 from localllm.library.describe import loose_model
 from localllm.refs import ModelRef
 from localllm.registry import Model, Registry
@@ -33,8 +34,62 @@ def find_gguf(text: str, registry: Registry) -> Model:
             "pull a GGUF variant of it: localllm pull --list org/repo",
         )
     if model.format != "gguf":
-        raise DamagedFile(f"{model.name} is no language model but a {model.format} file")
+        adapter = model.format == "adapter"
+        raise DamagedFile(
+            f"{model.name} is no language model but {'an' if adapter else 'a'} {model.format} file",
+            f"localllm merge BASE {model.name} makes a model of it" if adapter else None,
+        )
     return model
+
+
+def find_runnable(text: str, registry: Registry) -> Model:
+    """The same, for rooms that answer: an adapter stands for its base with it attached.
+
+    Raises also DamagedFile for an adapter whose base is not known or not here.
+    """
+    model = find_model(text, registry)
+    return with_base(model, registry) if is_adapter(model) else find_gguf(text, registry)
+
+
+def is_adapter(model: Model) -> bool:
+    """Whether it is a LoRA adapter that llama.cpp can attach."""
+    return model.format == "adapter" and model.path.suffix.lower() != ".safetensors"
+
+
+def with_base(adapter: Model, registry: Registry) -> Model:
+    """An adapter as the model it makes of its base. Raises ModelNotFound, DamagedFile."""
+    base = _base_of(adapter, registry)
+    attached = tuple(replace(f, role="adapter") for f in adapter.weights)
+    return replace(
+        adapter,
+        format=base.format,
+        architecture=base.architecture,
+        file_type=base.file_type,
+        n_params=base.n_params,
+        n_ctx_train=base.n_ctx_train,
+        files=(*base.files, *attached),
+        extras={**base.extras, **adapter.extras},
+    )
+
+
+def _base_of(adapter: Model, registry: Registry) -> Model:
+    """The model that an adapter was made from, by its digest before its name."""
+    lineage = adapter.lineage
+    if lineage is None or not lineage.parents:
+        raise DamagedFile(
+            f"{adapter.name} is an adapter, and nothing says of which model",
+            f"localllm chat MODEL --lora {adapter.name}",
+        )
+    name, digest = lineage.parents[0]
+    if digest is not None and (same := registry.with_digest(digest)) is not None:
+        return same[0]
+    try:
+        return find_gguf(name, registry)
+    except (ModelNotFound, FileGone):
+        raise ModelNotFound(
+            f"{adapter.name} is an adapter of {name}, which is not here any more",
+            f"localllm pull {name}",
+        ) from None
 
 
 def find_adapter(text: str, registry: Registry) -> tuple[Path, float]:
@@ -49,7 +104,7 @@ def find_adapter(text: str, registry: Registry) -> tuple[Path, float]:
     # a path means that file, which may also be a part of a registered model
     is_file = ref.scheme == "file"
     model = loose_model(Path(ref.name).expanduser()) if is_file else find_model(name, registry)
-    if model.format != "adapter" or model.path.suffix.lower() == ".safetensors":
+    if not is_adapter(model):
         raise DamagedFile(f"{model.name} is no LoRA adapter in GGUF form but a {model.format} file")
     return model.path, 1.0 if scale is None else scale
 

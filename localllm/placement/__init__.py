@@ -27,10 +27,12 @@ from localllm.placement.planner import Machine, plan_for
 from localllm.placement.projector import ProjectorNeed, beside_projector, projector_need
 from localllm.placement.shape import LayerShape, ModelShape, model_shape
 from localllm.placement.target import Target, TargetGpu, target_here, target_on_paper
+from localllm.placement.vectors import ContextNeed, beside_model, vector_options
 
 __all__ = [
     "DEFAULT_N_CTX",
     "Advice",
+    "ContextNeed",
     "DeviceNeed",
     "HostNeed",
     "LayerShape",
@@ -46,6 +48,7 @@ __all__ = [
     "Target",
     "TargetGpu",
     "Verdict",
+    "beside_model",
     "beside_projector",
     "does_not_fit",
     "machine_for",
@@ -60,5 +63,6 @@ __all__ = [
     "target_on_paper",
     "this_machine",
     "unused_advice",
+    "vector_options",
     "with_bandwidth",
 ]

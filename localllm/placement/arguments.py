@@ -51,6 +51,13 @@ FlashAttn = Annotated[
     typer.Option("--flash-attn", "-fa", metavar="auto|on|off", rich_help_panel=_PANEL,
                  help="Flash attention; default auto."),
 ]  # fmt: skip
+Rpc = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rpc", metavar="HOST:PORT", rich_help_panel=_PANEL,
+        help="Use the devices of a `localllm worker` too; may be repeated.",
+    ),
+]  # fmt: skip
 Force = Annotated[
     bool,
     typer.Option("--force", rich_help_panel=_PANEL, help="Load it although it does not fit."),
@@ -83,6 +90,17 @@ def plan_options(
         flash_attn=flash_attn,  # type: ignore[arg-type]
         n_gpu_layers=n_gpu_layers,
     )
+
+
+def use_workers(rpc: list[str] | None) -> None:
+    """Let this run's plans have the devices of the workers of --rpc, beside those of the setting.
+
+    Raises UsageProblem, EngineError for a build without RPC, SourceUnreachable, SourceFailed.
+    """
+    if rpc:
+        from localllm.placement.workers import use
+
+        use(rpc)
 
 
 def said(

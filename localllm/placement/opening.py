@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from localllm.closing import Closing
-from localllm.engine import native
+from localllm.engine import native, rpc
 from localllm.engine.options import ContextOptions, LoadOptions
 from localllm.engine.reserve import parse
 from localllm.errors import DoesNotFit, GpuRequired
@@ -77,19 +77,21 @@ def open_model(
     load: LoadOptions | None = None,
     context: ContextOptions | None = None,
     advance: Advance | None = None,
+    exact: bool = False,
 ) -> Opened:
     """Plan, load and make a context; by default everything that fits goes to the GPUs.
 
     `path` is a GGUF file or a shard of one. `load` and `context` give what a plan does not
     decide (mmap, threads, pooling). `require_gpu` refuses to run any layer on the CPU, `force`
-    loads what does not fit by the plan. `advance` gets bytes newly read.
+    loads what does not fit by the plan. `advance` gets bytes newly read. `exact` as settled_plan
+    has it.
     Raises GpuRequired, DoesNotFit, and what reading the header, loading and making a context
     raise.
     """
     options = options or PlanOptions()
     model = read_model(path)
     target = target or this_machine()
-    plan = settled_plan(model, path, target, options)
+    plan = settled_plan(model, path, target, options, exact=exact)
     if require_gpu:
         check_gpu(path, plan, target)
     if not plan.runs and not force:
@@ -110,6 +112,8 @@ def settled_plan(
     if not target.here or plan.unplanned:
         return plan
     if not exact and (not target.gpus or _certain(plan)):
+        return plan
+    if rpc.engaged():  # the dry run's process would wait for a worker that serves another
         return plan
     # A dry run of a context that is far too long makes its cells all the same: minutes, and
     # gigabytes.
@@ -201,6 +205,8 @@ def _sized(context: ContextOptions, plan: ContextOptions) -> ContextOptions:
         swa_full=plan.swa_full,
         kv_unified=plan.kv_unified,
         offload_kqv=context.offload_kqv and plan.offload_kqv,
+        embeddings=context.embeddings or plan.embeddings,
+        pooling=plan.pooling if plan.embeddings else context.pooling,
     )
 
 

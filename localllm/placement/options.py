@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from localllm.engine.options import ContextOptions, FlashAttention, SplitMode
+from localllm.engine.options import ContextOptions, FlashAttention, Pooling, SplitMode
 from localllm.errors import UsageProblem
 from localllm.placement.kv import CacheOptions
 from localllm.placement.shape import ModelShape
@@ -23,7 +23,8 @@ class PlanOptions:
     layer counts as one). `tensor_split` empty shares layers out by the plan. `split_mode` "none"
     uses `main_gpu` alone (below 0: no GPU); "row" and "tensor" over several GPUs are not planned.
     `n_cpu_moe` keeps the experts of the first so many layers in main memory, `no_kv_offload` the
-    cache. Everything else is llama.cpp's, by its names.
+    cache. `embeddings` is for a context that makes vectors: its arithmetic is that of one that
+    generates, only llama.cpp's dry run knows better. Everything else is llama.cpp's, by its names.
     """
 
     n_ctx: int | None = None
@@ -42,6 +43,8 @@ class PlanOptions:
     tensor_split: tuple[float, ...] = ()
     no_kv_offload: bool = False
     mmap: bool = True
+    embeddings: bool = False
+    pooling: Pooling = "unspecified"
 
     def __post_init__(self) -> None:
         for name in ("n_parallel", "n_batch", "n_ubatch"):
@@ -84,4 +87,6 @@ class PlanOptions:
             swa_full=self.swa_full,
             kv_unified=self.kv_unified,
             offload_kqv=not self.no_kv_offload,
+            embeddings=self.embeddings,
+            pooling=self.pooling,
         )

@@ -35,16 +35,22 @@ _RESERVED_TOKENS = {
 
 @dataclass(frozen=True)
 class ProjectorNeed:
-    """Bytes on the device that holds the projector. `compute_bytes` is for an image of the size
-    that llama.cpp reserves for; of models that see images at their own size the largest ones
-    take up to about twice that."""
+    """Bytes on the device that holds the projector, and `image_bytes` in main memory wherever it
+    is: the pixels and the embeddings of one image at work. `compute_bytes` is an estimate, for an
+    image of the size that llama.cpp reserves for; of models that see images at their own size the
+    largest ones take up to about twice that."""
 
     weights_bytes: int
     compute_bytes: int
+    image_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         return self.weights_bytes + self.compute_bytes
+
+    @property
+    def all_bytes(self) -> int:
+        return self.total_bytes + self.image_bytes
 
 
 def projector_need(path: Path) -> ProjectorNeed:
@@ -52,7 +58,8 @@ def projector_need(path: Path) -> ProjectorNeed:
     header = read_model(path)
     if header.text("general.architecture") != "clip":
         raise EngineError(f"{path.name} is no projector (mmproj)", "localllm show MODEL")
-    return ProjectorNeed(header.weights_bytes, _compute_bytes(header))
+    sizes = _sizes(header)
+    return ProjectorNeed(header.weights_bytes, sizes.compute_bytes, sizes.image_bytes)
 
 
 def beside_projector(target: Target, need: ProjectorNeed) -> tuple[Target, bool]:
@@ -65,11 +72,33 @@ def beside_projector(target: Target, need: ProjectorNeed) -> tuple[Target, bool]
     if first is not None and (
         first.free_bytes - first.headroom_bytes >= _MARGIN * need.total_bytes
     ):
-        return taking(target, {first.name: need.total_bytes}, 0), True
-    return taking(target, {}, need.total_bytes), False
+        return taking(target, {first.name: need.total_bytes}, need.image_bytes), True
+    return taking(target, {}, need.all_bytes), False
 
 
-def _compute_bytes(header: GGUFView) -> int:
+@dataclass(frozen=True)
+class _Sizes:
+    """Of the image that llama.cpp reserves for. Widths in elements."""
+
+    n_patches: int
+    n_tokens: int
+    patch: int
+    n_embd: int
+    n_ff: int
+    width: int  # of the text model's embeddings
+
+    @property
+    def compute_bytes(self) -> int:
+        encoder = self.n_patches * (self.n_ff + 3 * self.n_embd)
+        return _F32 * max(encoder, self.n_tokens * (2 * self.width + 2 * self.n_embd))
+
+    @property
+    def image_bytes(self) -> int:
+        """Three channels as floats; embeddings as mtmd made them, kept, and in a batch."""
+        return _F32 * (3 * self.n_patches * self.patch**2 + 3 * self.n_tokens * self.width)
+
+
+def _sizes(header: GGUFView) -> _Sizes:
     kind = header.text("clip.projector_type") or header.text("clip.vision.projector_type") or ""
     patch = max(1, header.u32("clip.vision.patch_size", 14))
     n_embd = header.u32("clip.vision.embedding_length", 0)
@@ -79,5 +108,4 @@ def _compute_bytes(header: GGUFView) -> int:
     merge = header.u32("clip.vision.spatial_merge_size") or merge
     n_patches = (header.u32("clip.vision.image_size", 0) // patch) ** 2
     n_patches = max(n_patches, _RESERVED_TOKENS.get(kind, 0) * merge**2)
-    n_tokens = n_patches // merge**2
-    return _F32 * max(n_patches * (n_ff + 3 * n_embd), n_tokens * (2 * width + 2 * n_embd))
+    return _Sizes(n_patches, n_patches // merge**2, patch, n_embd, n_ff, width)

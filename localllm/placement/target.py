@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from localllm.engine import rpc
 from localllm.engine.build import Device as BuildDevice
 from localllm.hardware import (
     BackendDevice,
@@ -151,8 +152,9 @@ def _known(device: BuildDevice, match: BuildMatch) -> Gpu | None:
 def _gpu_here(device: BuildDevice, gpu: Gpu | None) -> TargetGpu:
     # A backend's own figure is the one its allocator lives by: it comes after the context
     # that the process needs anyway, and is the working set's limit on Apple silicon.
+    address = rpc.address_of(device.name)
     return TargetGpu(
-        name=device.name,
+        name=device.name if address is None else f"{device.name}[{address}]",
         description=device.description,
         total_bytes=device.memory_total_bytes,
         free_bytes=device.memory_free_bytes,

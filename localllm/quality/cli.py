@@ -52,6 +52,7 @@ def quality_command(
     n_gpu_layers: place.GpuLayers = None,
     flash_attn: place.FlashAttn = "auto",
     threads: place.Threads = None,
+    rpc: place.Rpc = None,
     require_gpu: place.RequireGpu = False,
     force: place.Force = False,
     *,
@@ -60,6 +61,7 @@ def quality_command(
     """Measure perplexity, and what a model lost against the one it was made from."""
     settings = config.load()
     registry = Registry.open(settings)
+    place.use_workers(rpc)
     found = [find_gguf(name, registry) for name in models]
     outcome = quality(
         found,

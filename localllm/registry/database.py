@@ -31,11 +31,14 @@ class Database:
         *,
         private: bool = False,
         mend: str = _REBUILD,
+        flushed: bool = True,
     ) -> None:
         """`private` makes the file readable for its owner alone; `mend` is the hint where it is
-        damaged."""
+        damaged. Without `flushed` a transaction does not wait for the disk: a power cut may take
+        the last ones, a killed process none."""
         self.path = path
         self._migrations, self._private, self._mend = migrations, private, mend
+        self._flushed = flushed
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -110,7 +113,7 @@ class Database:
             self._check(schema.version_of(connection))
             # Where the file system has no shared memory SQLite keeps its rollback journal.
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self._flushed else 'NORMAL'}")
             connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             connection.close()

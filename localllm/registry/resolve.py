@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from localllm.errors import AmbiguousModel, ModelNotFound
 from localllm.refs import ModelRef
@@ -35,15 +35,18 @@ def pick(models: Sequence[Model], ref: ModelRef) -> Model:
 
 
 def slot(
-    models: Sequence[Model], name: str, same: Callable[[Model], bool]
+    models: Sequence[Model],
+    name: str,
+    same: Callable[[Model], bool],
+    others: Collection[str] = (),
 ) -> tuple[str, Model | None]:
     """What a model that should be called `name` is called, and the one it takes the place of.
 
     That is a model of this name if it is the `same`; where another has the name, or goes by it,
-    the new one is called `name-2` and so on.
+    the new one is called `name-2` and so on. `others` (case folded) name other things.
     """
     taken = {model.name.casefold(): model for model in models}
-    aliases = {alias.casefold() for model in models for alias in model.aliases}
+    aliases = {alias.casefold() for model in models for alias in model.aliases} | {*others}
     candidate, number = name, 2
     while True:
         known = taken.get(candidate.casefold())

@@ -73,6 +73,11 @@ def _model(
     )
 
 
+def endpoints(connection: sqlite3.Connection) -> frozenset[str]:
+    """The names of servers elsewhere, case folded."""
+    return frozenset(row[0].casefold() for row in connection.execute("SELECT name FROM endpoint"))
+
+
 def measurement(row: sqlite3.Row) -> Measurement:
     return Measurement(
         id=row["id"],

@@ -58,6 +58,30 @@ MIGRATIONS = (
     );
     CREATE INDEX measurement_model ON measurement(model_name, kind);
     """,
+    # Servers elsewhere (registry.endpoints)
+    """
+    CREATE TABLE endpoint (
+        name TEXT PRIMARY KEY COLLATE NOCASE,
+        data TEXT NOT NULL,          -- never a key, only where it is
+        added_at REAL NOT NULL
+    );
+    """,
+    # Routers: what each version is lies in files, this is where to find them (registry.routers)
+    """
+    CREATE TABLE router (
+        name TEXT PRIMARY KEY COLLATE NOCASE,
+        version INTEGER NOT NULL,    -- the one that is used
+        added_at REAL NOT NULL
+    );
+    CREATE TABLE router_version (
+        router TEXT NOT NULL COLLATE NOCASE REFERENCES router(name) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        made_at REAL NOT NULL,
+        made_by TEXT NOT NULL,
+        sha256 TEXT,                 -- of what it learned, NULL where it learned nothing
+        PRIMARY KEY (router, number)
+    );
+    """,
 )
 # Conversations have a file of their own (chats.db): it is private where the index may be shared,
 # and rebuilding the index, which can be made again from the models, must not touch what cannot.
@@ -88,6 +112,44 @@ CHATS = (
         PRIMARY KEY (chat_id, position, number),
         FOREIGN KEY (chat_id, position) REFERENCES message(chat_id, position) ON DELETE CASCADE
     );
+    """,
+    # Decisions of routers, what people thought of the answers, and questions that wait for one.
+    # They hold prompts, so they lie here and not in the index.
+    """
+    CREATE TABLE decision (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        router TEXT NOT NULL COLLATE NOCASE,
+        version INTEGER NOT NULL,
+        made_at REAL NOT NULL,
+        member TEXT NOT NULL,        -- that answered; "" where none could
+        chosen TEXT NOT NULL,        -- before anything failed
+        probability REAL,
+        threshold REAL,
+        cost REAL,
+        prompt TEXT,                 -- NULL where prompts are not kept
+        data TEXT NOT NULL DEFAULT '{}'
+    );
+    CREATE INDEX decision_router ON decision(router, made_at);
+    CREATE TABLE vote (
+        decision_id INTEGER NOT NULL REFERENCES decision(id) ON DELETE CASCADE,
+        made_at REAL NOT NULL,
+        source TEXT NOT NULL,        -- who: a chat, a client's address, the command line
+        verdict TEXT NOT NULL,       -- good, bad, or the member that is better
+        PRIMARY KEY (decision_id, source)
+    );
+    CREATE TABLE inbox (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        router TEXT NOT NULL COLLATE NOCASE,
+        decision_id INTEGER REFERENCES decision(id) ON DELETE SET NULL,
+        asked_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        question TEXT NOT NULL,      -- the conversation, as JSON
+        draft TEXT,                  -- what a model would say, to be approved or edited
+        state TEXT NOT NULL,         -- waiting, answered, expired, withdrawn
+        answer TEXT,
+        answered_at REAL
+    );
+    CREATE INDEX inbox_state ON inbox(state, asked_at);
     """,
 )
 

@@ -104,11 +104,13 @@ class Registry(Measurements):
         """Give the files of `arrival` their final names and the index its rows, all at once.
 
         A model of the same name is replaced if it is the `same`, and files it alone had are
-        removed; beside another one of that name the new one is called `name-2`, and so on.
+        removed; beside another one of that name, or an endpoint, the new one is called `name-2`,
+        and so on.
         """
         ref = _readable(arrival.ref)
         with self.database.writing() as connection:
-            name, known = slot(rows.models(connection, self.home), arrival.name, same)
+            models, others = rows.models(connection, self.home), rows.endpoints(connection)
+            name, known = slot(models, arrival.name, same, others)
             files = landing.land(connection, arrival, self.home)
             model = Model(
                 id=None,
@@ -196,6 +198,8 @@ class Registry(Measurements):
         with self.database.writing() as connection:
             if connection.execute("SELECT 1 FROM model WHERE name = ?", (alias,)).fetchone():
                 raise UsageProblem(f"{alias!r} is a model already", f"localllm rm {alias}")
+            if alias.casefold() in rows.endpoints(connection):
+                raise UsageProblem(f"{alias!r} is an endpoint", f"localllm endpoint rm {alias}")
             taken = connection.execute("SELECT model_id FROM alias WHERE name = ?", (alias,))
             if (row := taken.fetchone()) is not None and row["model_id"] != model.id:
                 raise UsageProblem(f"{alias!r} names another model", f"localllm rm {alias}")

@@ -14,7 +14,7 @@ from sqlite3 import Connection
 from typing import Literal
 
 from localllm.errors import DamagedFile, DiskFull, LocalLLMError, RegistryBroken
-from localllm.registry import manifest, removal, rows, work
+from localllm.registry import manifest, removal, routers, rows, work
 from localllm.registry.database import Database, unwritable
 from localllm.registry.matrices import matrices
 from localllm.registry.model import Model, StoredFile
@@ -136,8 +136,8 @@ def rebuild(registry: Registry, describe: Describe) -> Rebuilt:
     """Make the index again from the manifests and the files.
 
     `describe` makes a model of a file that no manifest names (from its path and header),
-    or None. Measurements are taken over from the old index as far as it can be read, and a
-    copy of it is kept. Killed at any moment, the old index is in place or the new one.
+    or None. Measurements and endpoints are taken over from the old index as far as it can be
+    read, and a copy of it is kept. Killed at any moment, the old index is in place or the new one.
     """
     with registry.lock("rebuild"):
         if _is_sound(registry):
@@ -164,14 +164,16 @@ def _replaced(registry: Registry, describe: Describe) -> Rebuilt:
     """A new index beside the damaged one, which it takes the place of when it is complete."""
     path = registry.database.path
     fresh = Database(path.with_name(f"{_NEW_INDEX}.{os.getpid()}.db"))
-    kept = _salvage(registry)
+    kept, endpoints = _salvage(registry), _salvaged_endpoints(registry)
     try:
         with fresh.writing() as connection:
+            connection.executemany("INSERT INTO endpoint VALUES (?, ?, ?)", endpoints)
             connection.executemany(
                 "INSERT INTO measurement (model_name, sha256, kind, made_at, data)"
                 " VALUES (?, ?, ?, ?, ?)",
                 kept,
             )
+            routers.restore(connection, registry.home)
             old = _aside(path) if path.exists() else None
             rebuilt = _refill(registry, connection, describe, len(kept), old)
         if old is not None:
@@ -242,6 +244,14 @@ def _salvage(registry: Registry) -> list[tuple[str, str | None, str, float, str]
                     "SELECT model_name, sha256, kind, made_at, data FROM measurement ORDER BY id"
                 )
             ]
+    except LocalLLMError:
+        return []
+
+
+def _salvaged_endpoints(registry: Registry) -> list[tuple[str, str, float]]:
+    try:
+        with registry.database.reading() as connection:
+            return [tuple(row) for row in connection.execute("SELECT * FROM endpoint")]
     except LocalLLMError:
         return []
 

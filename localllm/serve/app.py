@@ -32,6 +32,7 @@ from localllm.serve.openai.embeddings import Embeddings
 from localllm.serve.openai.models import Models
 from localllm.serve.openai.responses import Responses
 from localllm.serve.openai.responses_schemas import ResponsesBody
+from localllm.serve.openai.routing import Decide, DecideBody, Feedback, FeedbackBody
 from localllm.serve.openai.schemas import ChatBody, CompletionBody, EmbeddingsBody
 from localllm.serve.openapi import document
 from localllm.serve.page import Page
@@ -68,6 +69,10 @@ def endpoints(service: Service, manager: Manager, status: Status) -> tuple[Endpo
                  "Continue texts as they stand.", openai, CompletionBody),
         Endpoint("POST", "/v1/embeddings", Embeddings(service).answer,
                  "Texts to vectors.", openai, EmbeddingsBody),
+        Endpoint("POST", "/v1/routing/decide", Decide(service).answer,
+                 "Say which member of a router would answer.", openai, DecideBody),
+        Endpoint("POST", "/v1/routing/feedback", Feedback(service).answer,
+                 "Say what you think of a routed answer.", openai, FeedbackBody),
         Endpoint("GET", "/v1/models", Models(service).answer, "What is served.", openai),
         Endpoint("GET", "/v1/models/{name:path}", Models(service).answer, "One model.", openai),
         Endpoint("POST", "/api/chat", OllamaChat(service).answer,

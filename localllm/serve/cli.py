@@ -174,6 +174,7 @@ def serve_command(
     n_gpu_layers: place.GpuLayers = None,
     flash_attn: place.FlashAttn = None,
     threads: place.Threads = None,
+    rpc: place.Rpc = None,
     require_gpu: place.RequireGpu = False,
     force: place.Force = False,
     *,
@@ -182,6 +183,7 @@ def serve_command(
     """Serve models over HTTP: OpenAI's API, Ollama's, and a page to chat."""
     settings = config.load()
     registry = Registry.open(settings)
+    place.use_workers(rpc)
     _need_extra()
     from localllm.serve.given import Given
     from localllm.serve.lifecycle import serve

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from localllm.config import Settings
 from localllm.errors import UsageProblem
-from localllm.library.find import find_adapter, find_gguf
+from localllm.library.answering import find_answerer
+from localllm.library.find import find_adapter
 from localllm.placement import PlanOptions
-from localllm.registry import Registry
+from localllm.registry import Model, Registry
 from localllm.serve.listener import is_loopback
 from localllm.serve.ollama.words import seconds
 from localllm.serve.options import ServeOptions, check_reach, keys_of
-from localllm.serve.resident.catalog import Alias
+from localllm.serve.resident.catalog import Alias, FarAlias
 from localllm.serve.resident.planner import LoadPolicy
 from localllm.serve.web.guard import Rules
 from localllm.serve.web.limits import Limits
-
-if TYPE_CHECKING:
-    from localllm.registry import Model
 
 _GIB, _MIB = 1 << 30, 1 << 20
 
@@ -62,12 +59,13 @@ class Given:
         own = [settings.api_key] if settings.api_key else []
         keys = keys_of([*self.api_keys, *own], self.api_key_file)
         check_reach(self.host, keys, open_to_all=self.no_key)
-        aliases = [_alias(text, registry) for text in self.aliases]
-        named = [_named(text, registry) for text in self.models]
+        given = [_alias(text, registry) for text in self.aliases]
+        given += (named_ones := [_named(text, registry) for text in self.models])
+        named = [one for one in named_ones if isinstance(one, Alias)]
         for origin in self.origins:
             if origin != "*" and "://" not in origin:
                 raise UsageProblem(f"--cors {origin!r} is no origin", "--cors https://host:port")
-        if self.only and not (aliases or named):
+        if self.only and not given:
             raise UsageProblem("--only serves what is named, and nothing is", "name a model")
         manage = is_loopback(self.host) if self.manage is None else self.manage
         return ServeOptions(
@@ -81,7 +79,8 @@ class Given:
                 answer_s=self.timeout_s,
                 connections=self.max_connections,
             ),
-            aliases=(*aliases, *named),
+            aliases=tuple(one for one in given if isinstance(one, Alias)),
+            far=tuple(one for one in given if isinstance(one, FarAlias)),
             preload=tuple(one.name for one in named),
             only=self.only,
             manage=manage and not self.only,
@@ -110,9 +109,11 @@ def _lower(hosts: Sequence[str], host: str) -> frozenset[str]:
     return frozenset(name.casefold() for name in (*hosts, host))
 
 
-def _named(text: str, registry: Registry) -> Alias:
+def _named(text: str, registry: Registry) -> Alias | FarAlias:
     """A model to load now. A path is served under the file's name."""
-    model = find_gguf(text, registry)
+    model = find_answerer(text, registry)
+    if not isinstance(model, Model):
+        return FarAlias(model.name, model)
     return Alias(_short(model) if model.id is None else model.name, model)
 
 
@@ -120,12 +121,16 @@ def _short(model: Model) -> str:
     return model.path.stem
 
 
-def _alias(text: str, registry: Registry) -> Alias:
+def _alias(text: str, registry: Registry) -> Alias | FarAlias:
     """`NAME=MODEL[+ADAPTER[:SCALE]]...`"""
     name, equals, rest = text.partition("=")
     base, *adapters = rest.split("+")
     if not equals or not name.strip() or not base:
         raise UsageProblem(f"--alias {text!r} is not NAME=MODEL", "--alias sql=gemma+sql-lora:0.8")
-    model = find_gguf(base, registry)
+    model = find_answerer(base, registry)
+    if not isinstance(model, Model):
+        if adapters:
+            raise UsageProblem(f"--alias {text!r}: {model.name} is elsewhere and takes no adapters")
+        return FarAlias(name.strip(), model)
     found = tuple(find_adapter(one, registry) for one in adapters)
     return Alias(name.strip(), model, found)

@@ -25,6 +25,7 @@ from localllm.serve.ollama.manage import Manager
 from localllm.serve.options import ServeOptions
 from localllm.serve.resident.catalog import Catalog
 from localllm.serve.resident.desk import Desk
+from localllm.serve.resident.lending import DeskLender
 from localllm.serve.resident.planner import ResidentPlanner
 from localllm.serve.resident.resident import Resident
 from localllm.serve.service import Service
@@ -89,10 +90,11 @@ async def _serve(
     courier = Courier(loop)
     meter = _LoadMeter(progress)
     planner = ResidentPlanner(options.policy, courier.flush, meter)
-    catalog = Catalog(registry, options.aliases, only=options.only)
+    catalog = Catalog(registry, options.aliases, options.far, only=options.only)
     pool: ModelPool[Resident] = ModelPool(planner, keep_alive_s=options.keep_alive_s)
     with Desk(catalog, planner, pool) as desk:
         service = Service(desk, courier, Bodies(options.limits), options.limits)
+        service.elsewhere.lender = DeskLender(desk, loop)
         boundary = build(
             service,
             Manager(service, allowed=options.manage),
@@ -106,6 +108,7 @@ async def _serve(
                 await _run(options, boundary, listener, on_ready, stop)
             for one in held:
                 await one.aclose()
+            await service.elsewhere.aclose()
 
 
 async def _preload(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from localllm.errors import FileGone, UsageProblem
 from localllm.serve.listener import is_loopback
-from localllm.serve.resident.catalog import Alias
+from localllm.serve.resident.catalog import Alias, FarAlias
 from localllm.serve.resident.planner import LoadPolicy
 from localllm.serve.web.guard import Rules
 from localllm.serve.web.limits import Limits
@@ -28,6 +28,7 @@ class ServeOptions:
     policy: LoadPolicy
     limits: Limits = field(default_factory=Limits)
     aliases: tuple[Alias, ...] = ()
+    far: tuple[FarAlias, ...] = ()
     preload: tuple[str, ...] = ()
     only: bool = False
     manage: bool = False

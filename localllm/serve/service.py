@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from localllm.engine.scheduler import Stopped
-from localllm.errors import FileGone
+from localllm.errors import FileGone, UsageProblem
 from localllm.generation import Accounting
-from localllm.serve.answering.answer import Answering, Whole, gathered, totals
+from localllm.library.answering import Far
+from localllm.serve.answering.answer import Answering, Answers, Whole, gathered, totals
 from localllm.serve.answering.ask import Ask, prepare
+from localllm.serve.answering.far import Elsewhere, FarAnswering, FarUse, answering
 from localllm.serve.answering.feed import Courier
 from localllm.serve.resident.desk import Desk, InUse
 from localllm.serve.web.bodies import Bodies
@@ -26,14 +28,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _NoTokenizer:
+    """Of somebody elsewhere: asked for anything, it says so."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise UsageProblem("tokens are not known here: what was asked for is elsewhere")
+
+
 @dataclass(frozen=True)
 class Begun:
     """An answer under way. `close` it, or nobody else gets its model's room."""
 
-    use: InUse
-    answering: Answering
+    use: InUse | FarUse
+    answering: Answers
     exchange: Exchange
     stack: AsyncExitStack
+
+    @property
+    def about(self) -> Mapping[str, Any] | None:
+        """What a router says of who answers and why."""
+        return self.answering.about if isinstance(self.answering, FarAnswering) else None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's."""
+        return self.use.resident.tokenizer if isinstance(self.use, InUse) else _NoTokenizer()
 
     async def whole(self) -> tuple[Whole, ...]:
         """All of it. Raises the request's error."""
@@ -65,6 +84,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     started_at: float = field(default_factory=time.time)
     draining: bool = False  # no new work is taken
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
     async def work(self, function: Callable[[], T]) -> T:
         return await self.desk.work(function)
@@ -90,6 +110,8 @@ class Service:
         self.check_open()
         exchange = exchange_of(request.scope)
         exchange.usage.model = name
+        if (far := await self.far(name)) is not None:
+            return await self._begin_far(exchange, far, ask)
         stack = AsyncExitStack()
         try:
             try:
@@ -103,6 +125,26 @@ class Service:
             raise
         exchange.stop = answering.cancel
         return Begun(use, answering, exchange, stack)
+
+    async def far(self, name: str) -> Far | None:
+        """Who answers to this name from elsewhere; None where it is a model's."""
+        catalog = self.desk.catalog
+        if catalog.far_is_fresh:
+            return catalog.far(name)
+        return await self.work(lambda: catalog.far(name))
+
+    async def far_use(self, far: Far) -> FarUse:
+        """Raises SourceFailed for a key that is not there."""
+        return await self.work(lambda: self.elsewhere.use(far))
+
+    async def _begin_far(self, exchange: Exchange, far: Far, ask: Ask) -> Begun:
+        exchange.usage.model = far.name
+        use = await self.far_use(far)
+        stack = AsyncExitStack()
+        answers = await stack.enter_async_context(answering(use, ask))
+        exchange.stop = answers.cancel
+        exchange.headers |= routing_headers(answers.about)
+        return Begun(use, answers, exchange, stack)
 
     async def _started(self, ask: Ask, use: InUse, whole: bool, stack: AsyncExitStack) -> Answering:
         def start() -> Answering:
@@ -120,6 +162,14 @@ class Service:
             raise
         stack.callback(answering.close)
         return answering
+
+
+def routing_headers(about: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a router decided, for clients that read no unknown fields."""
+    names = ("router", "version", "member", "probability", "threshold", "decision")
+    given = {} if about is None else {name: about.get(name) for name in names}
+    return {f"x-localllm-{n}": f"{v:.6g}" if isinstance(v, float) else str(v)
+            for n, v in given.items() if v is not None}  # fmt: skip
 
 
 _ending: set[asyncio.Task[None]] = set()  # asyncio keeps no tasks alive by itself

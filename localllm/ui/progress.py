@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from localllm.ui.units import Bytes, Count, Rate, Seconds
 
@@ -37,9 +37,15 @@ class Progress(Protocol):
 
     def steps(self, label: str, total: int | None) -> AbstractContextManager[Meter]: ...
 
+    def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """Figures for programs that read along: a JSON line, nothing for people."""
+
 
 class _Meters:
     """Shared by the implementations: both units are one meter."""
+
+    def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """Only JSON lines say it."""
 
     def bytes(self, label: str, total: int | None) -> AbstractContextManager[Meter]:
         return self.meter(label, total, "bytes")
@@ -118,6 +124,10 @@ class JsonProgress(_Meters):
 
         yield advance
         self._say("done", label, done, total, unit, time.monotonic() - began, stands)
+
+    def event(self, name: str, values: Mapping[str, Any]) -> None:
+        line = {"event": name, **values}
+        print(json.dumps(line, allow_nan=False), file=self._file, flush=True)
 
     def _say(
         self, event: str, label: str, done: int, total: int | None, unit: Unit, took: float,

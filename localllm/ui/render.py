@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from localllm.ui.cells import cells
 from localllm.ui.figure import BarPlot, LinePlot, ScatterPlot
+from localllm.ui.marked import Marked, pieces, plain_text, style_of
 from localllm.ui.plot import draw
 from localllm.ui.view import (
     AnyCell,
@@ -55,6 +56,8 @@ def _plain_part(part: Part) -> Iterator[str]:
     elif isinstance(part, BarPlot | LinePlot | ScatterPlot):
         for line in draw(part, _PLAIN_WIDTH, ascii=True):
             yield "".join(text for text, _ in line).rstrip()
+    elif isinstance(part, Marked):
+        yield plain_text(part)
     else:
         yield part.text
 
@@ -117,6 +120,8 @@ def _rich_part(console: Console, part: Part) -> None:
             console.print(RichText(line))
     elif isinstance(part, BarPlot | LinePlot | ScatterPlot):
         _rich_plot(console, part)
+    elif isinstance(part, Marked):
+        _rich_marked(console, part)
     elif isinstance(part, Text):
         console.file.write(part.text + "\n")
 
@@ -130,6 +135,21 @@ def _rich_plot(console: Console, part: BarPlot | LinePlot | ScatterPlot) -> None
             text.append(piece, _plot_style(name))
         console.print(text, crop=False)
     console.print()
+
+
+def _rich_marked(console: Console, part: Marked) -> None:
+    """With signs where there is no colour to tell."""
+    from rich.text import Text as RichText
+
+    if console.no_color:
+        console.print(RichText(plain_text(part)))
+        return
+    text = RichText()
+    for piece, weight in pieces(part):
+        text.append(piece, style_of(weight))
+    console.print(text)
+    legend = RichText(part.up, style_of(0.1)).append(", ", "dim").append(part.down, style_of(-0.1))
+    console.print(legend)
 
 
 def _plot_style(name: str) -> str:

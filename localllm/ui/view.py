@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from localllm.ui.figure import BarPlot, LinePlot, ScatterPlot
+from localllm.ui.marked import Marked
 from localllm.ui.units import Bytes, Count, Moment, Percent, Rate, Seconds
 
 Cell = str | int | float | None | Bytes | Seconds | Rate | Percent | Count | Moment
@@ -72,7 +73,7 @@ class Tree:
     children: Sequence[Tree] = field(default_factory=tuple)
 
 
-Part = Table | Fields | Heading | Text | Note | Tree | BarPlot | LinePlot | ScatterPlot
+Part = Table | Fields | Heading | Text | Marked | Note | Tree | BarPlot | LinePlot | ScatterPlot
 View = Part | Sequence[Part]
 
 

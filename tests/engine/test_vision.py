@@ -314,6 +314,55 @@ def test_an_image_that_cannot_be_read_names_its_message(generator: LocalGenerato
         generator.generate(talk, GREEDY)
 
 
+def test_closing_waits_for_who_is_inside(tmp_path: Path, models: dict[str, Vision]) -> None:
+    one = Vision(models["gemma3"].model, gemma3_mmproj(tmp_path / "p.gguf"), n_threads=1)
+    entered, leave, steps = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(vision_native.lib(), name)
+
+        def mtmd_encode_chunk(self, handle: int, chunk: int) -> int:
+            entered.set()
+            leave.wait(10)
+            done = int(vision_native.lib().mtmd_encode_chunk(handle, chunk))
+            steps.append("encoded")
+            return done
+
+    one._mtmd = Slow()
+    _, pictures = one.marked(ask("x", CAT))
+    prompt = one.read(f"a {pictures.mark} b", pictures)
+    (run,) = [run for run in prompt._runs if run.chunk is not None]
+    inside = threading.Thread(target=one.encode, args=(run,))
+    inside.start()
+    assert entered.wait(10)
+
+    def close() -> None:
+        one.close()
+        steps.append("closed")
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    leave.set()
+    for thread in (inside, closing):
+        thread.join(10)
+    assert steps == ["encoded", "closed"]
+    with pytest.raises(EngineError, match="closed"):
+        one.encode(run)
+    one.close()
+
+
+def test_pixels_are_bounded_together(
+    generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localllm.engine.vision_chunks.MAX_ALL_PIXELS", 2 * 32 * 32)
+    assert generator.prompt(ask("What?", CAT, DOG))
+    with pytest.raises(UsageProblem, match="with image 3 of message 1 the images have more than"):
+        generator.generate(ask("What?", CAT, DOG, CAT), GREEDY)
+
+
 def test_templates_that_lose_or_repeat_an_image(vision: Vision, make_context: MakeContext) -> None:
     for source, n in (("x {{ bos_token }}", 0), ("{{ messages[0].content * 2 }}", 2)):
         template = ChatTemplate(source, tokens={"bos_token": ""})

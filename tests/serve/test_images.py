@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import http.client
+import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,7 +26,8 @@ from tests.support.tiny_models import tiny_gemma3
 
 pytest.importorskip("PIL", reason="the tests draw their pictures with Pillow")
 TEXT = "What is this?"
-CAT, DOG = picture(seed=1), picture(seed=2)
+# For these no two tokens are nearly as likely (0.1 apart, where batches of other shapes make 0.02).
+CAT, DOG = picture(seed=5), picture(seed=8)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,11 @@ def url(image: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
+def talk(*images: bytes) -> list[dict[str, Any]]:
+    parts = [{"type": "image_url", "image_url": {"url": url(one)}} for one in images]
+    return [{"role": "user", "content": parts}]
+
+
 def openai_body(*images: bytes, **more: Any) -> dict[str, Any]:
     parts = [{"type": "image_url", "image_url": {"url": url(one)}} for one in images]
     content = [*parts, {"type": "text", "text": TEXT}]
@@ -89,6 +98,9 @@ def test_responses_and_ollama(seeing: Server, expected: dict[bytes, str]) -> Non
     assert seeing.post("/api/chat", chat).json["message"]["content"] == expected[DOG]
     ask = {"model": "eyes", "prompt": TEXT, "images": [raw], "stream": False, "options": options}
     assert seeing.post("/api/generate", ask).json["response"] == expected[DOG]
+    raw_ask = ask | {"raw": True, "prompt": f"[img-0]{TEXT} [img-1]"}
+    assert seeing.post("/api/generate", raw_ask).status == 200  # the second is just a text
+    assert "context" not in seeing.post("/api/generate", ask).json
     assert "vision" in seeing.post("/api/show", {"model": "eyes"}).json["capabilities"]
 
 
@@ -97,13 +109,74 @@ def test_text_beside_images(seeing: Server) -> None:
     assert seeing.post("/v1/chat/completions", plain).status == 200
 
 
+def test_many_at_once(seeing: Server, expected: dict[bytes, str]) -> None:
+    """Images and texts share the slots; nobody gets another's answer."""
+    found: dict[int, str] = {}
+
+    def ask(i: int) -> None:
+        image = (CAT, DOG, None)[i % 3]
+        body = openai_body(*([image] if image else []))
+        done = seeing.post("/v1/chat/completions", body).json
+        found[i] = done["choices"][0]["message"]["content"]
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {found[i] for i in range(0, 12, 3)} == {expected[CAT]}
+    assert {found[i] for i in range(1, 12, 3)} == {expected[DOG]}
+    assert not {found[i] for i in range(2, 12, 3)} & set(expected.values())
+
+
+def test_samples_logprobs_and_usage(seeing: Server, expected: dict[bytes, str]) -> None:
+    done = seeing.post("/v1/chat/completions", openai_body(CAT, n=2, logprobs=True)).json
+    texts = [choice["message"]["content"] for choice in done["choices"]]
+    assert texts == [expected[CAT]] * 2
+    assert all(choice["logprobs"]["content"] for choice in done["choices"])
+    plain = openai_body(CAT)
+    plain["messages"] = [{"role": "user", "content": TEXT}]
+    n_text = seeing.post("/v1/chat/completions", plain).json["usage"]["prompt_tokens"]
+    assert done["usage"]["prompt_tokens"] > n_text + 3  # four places, and what marks them
+
+
+def test_the_second_turn_computes_only_what_is_new(seeing: Server) -> None:
+    body = openai_body(CAT)
+    first = seeing.post("/v1/chat/completions", body).json
+    said = first["choices"][0]["message"]["content"]
+    body["messages"] += [{"role": "assistant", "content": said}, {"role": "user", "content": "Eh?"}]
+    usage = seeing.post("/v1/chat/completions", body).json["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    assert cached >= first["usage"]["prompt_tokens"] - 1
+
+
+def test_a_client_that_leaves_ends_its_request(seeing: Server, expected: dict[bytes, str]) -> None:
+    body = openai_body(DOG, stream=True) | {"max_tokens": 400, "ignore_eos": True}
+    connection = http.client.HTTPConnection("127.0.0.1", seeing.port, timeout=30)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    connection.getresponse().read(10)
+    connection.close()
+    seeing.wait(lambda: all(one["running"] == 0 for one in seeing.get("/api/ps").json["models"]))
+    done = seeing.post("/v1/chat/completions", openai_body(CAT)).json
+    assert done["choices"][0]["message"]["content"] == expected[CAT]
+
+
+def test_unloaded_and_loaded_again(seeing: Server, expected: dict[bytes, str]) -> None:
+    done = seeing.post("/v1/chat/completions", openai_body(CAT))
+    assert done.json["choices"][0]["message"]["content"] == expected[CAT]
+    unload = {"model": "eyes", "keep_alive": 0}
+    assert seeing.post("/api/generate", unload).json["done_reason"] == "unload"
+    seeing.wait(lambda: not seeing.get("/api/ps").json["models"])
+    done = seeing.post("/v1/chat/completions", openai_body(CAT))
+    assert done.json["choices"][0]["message"]["content"] == expected[CAT]
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
         (openai_body(b"not a picture"), "image"),
-        (openai_body(CAT, n=2), "one sample"),
-        (openai_body(CAT, logprobs=True), "logprobs"),
         (openai_body(*[CAT] * 17), "images"),
+        (openai_body(*[CAT] * 12, messages=talk(*[CAT] * 11) * 3), "33 images"),
     ],
 )
 def test_what_cannot_be(seeing: Server, body: dict[str, Any], says: str) -> None:

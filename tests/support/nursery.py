@@ -28,7 +28,7 @@ import importlib, json, os, signal, sys, time
 from localllm import cli
 from localllm.engine import build
 
-for entry in cli.COMMANDS:
+for _, entry in cli.leaves(cli.COMMANDS):
     importlib.import_module("localllm." + entry.target.partition(":")[0])
 for heavy in ("huggingface_hub", "httpx2", "filelock", "sqlite3", "localllm.sources.hub"):
     importlib.import_module(heavy)

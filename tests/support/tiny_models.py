@@ -238,7 +238,11 @@ def tiny_lora(
 
 
 def tiny_chain(
-    path: Path, transitions: Mapping[int, int], *, chat_template: str | None = CHATML
+    path: Path,
+    transitions: Mapping[int, int],
+    *,
+    chat_template: str | None = CHATML,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """A model whose next token depends on the last one only, as told: `{72: 105}` makes byte H
     be followed by byte i (BPE ids 0-255 are the bytes). Any other token is followed by
@@ -250,7 +254,7 @@ def tiny_chain(
         "llama.attention.layer_norm_rms_epsilon": F32(1e-5),
         "llama.rope.dimension_count": U32(n_embd // 4),
     }
-    model = TinyModel(keys | dict(words.metadata), "F32")
+    model = TinyModel(keys | dict(words.metadata) | dict(metadata or {}), "F32")
     # the state is the token as a unit vector; the norm scales it by sqrt(n_embd) = 22.6
     model.add("token_embd.weight", np.eye(len(words), n_embd, dtype=np.float32), "F32")
     output = np.zeros((len(words), n_embd), dtype=np.float32)

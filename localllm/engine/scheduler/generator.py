@@ -11,6 +11,7 @@ from localllm.engine.scheduler.answer import Answer, OnEvent
 from localllm.engine.scheduler.request import Request
 from localllm.engine.scheduler.scheduler import Scheduler, SchedulerOptions
 from localllm.engine.template import ChatTemplate, encode_prompt
+from localllm.engine.vision import Vision, has_images, seeing
 from localllm.generation import Message, Sampling
 
 
@@ -24,12 +25,15 @@ class SharedGenerator(Closing):
         template: ChatTemplate | None = None,
         options: SchedulerOptions | None = None,
         *,
+        vision: Vision | None = None,
         owns_model: bool = False,
     ) -> None:
-        """`name` defaults to the file's, `template` to the model's own. With `owns_model`,
-        `close` frees the context and its model."""
+        """`name` defaults to the file's, `template` to the model's own; `vision` is for images,
+        and stays its caller's to close, after this. With `owns_model`, `close` frees the context
+        and its model."""
         self.scheduler = Scheduler(context, options)
         self.template = template or ChatTemplate.of(context.model)
+        self.vision = vision
         self._name = name or context.model.path.stem
         self._owned = context.model if owns_model else None
 
@@ -48,11 +52,18 @@ class SharedGenerator(Closing):
     def request(self, messages: Sequence[Message], sampling: Sampling) -> Request:
         """A conversation as a Request, to be changed (n, logprobs, adapters ...) and submitted.
 
-        Raises UsageProblem when the template refuses the conversation.
+        Images are in `Message.extra["images"]`, the bytes of a file each (see Vision). Raises
+        UsageProblem when the template refuses the conversation, or there are images and no
+        `vision`.
         """
-        rendered = self.template.render(messages)
-        prompt = encode_prompt(self.scheduler.tokenizer, rendered.text)
-        return Request(prompt, replace(sampling, stop=(*sampling.stop, *rendered.stop)))
+        if has_images(messages):
+            rendered, media = seeing(self.vision, self._name).render(self.template, messages)
+            prompt = media.tokens
+        else:
+            rendered, media = self.template.render(messages), None
+            prompt = encode_prompt(self.scheduler.tokenizer, rendered.text)
+        sampling = replace(sampling, stop=(*sampling.stop, *rendered.stop))
+        return Request(prompt, sampling, media=media)
 
     def text_request(self, text: str, sampling: Sampling) -> Request:
         """To continue a text as it stands, without any template."""

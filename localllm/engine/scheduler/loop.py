@@ -16,8 +16,10 @@ from localllm.engine.scheduler.memory import Holding, SequenceMemory
 from localllm.engine.scheduler.prefix import tokens_array
 from localllm.engine.scheduler.request import Request, check_request
 from localllm.engine.scheduler.sample import Sample
-from localllm.engine.scheduler.share import Part, Turns, fill, most_singles
+from localllm.engine.scheduler.seeing import see
+from localllm.engine.scheduler.share import Part, Turns, fill, most_singles, tokens_a_step
 from localllm.engine.scheduler.slot import AdapterKey, Job, Slot, adapter_key
+from localllm.engine.vision_prompt import Run
 from localllm.errors import EngineError, Interrupted, LocalLLMError
 from localllm.generation import FinishReason
 
@@ -25,21 +27,6 @@ from localllm.generation import FinishReason
 _MARGIN = 32
 # Steps of so many tokens tell how long a prompt takes.
 _PACED = 32
-
-
-def _tokens_a_step(context: Context, chunk: int | None) -> int:
-    """The most tokens of a batch: as said, by default two micro-batches.
-
-    Of models with sliding windows one micro-batch at most. llama.cpp tries the places of all
-    micro-batches of a batch before it computes the first (llama_kv_cache::prepare). There the
-    later ones drop what lies behind the windows by then, and not all of it comes back: the first
-    ones, whose windows are further back, would miss it. Where sequences lie among each other in
-    one pool that made wrong answers.
-    """
-    most = min(chunk or 2 * context.n_ubatch, context.n_batch)
-    if context.sequences.kind == "window":
-        return min(most, context.n_ubatch)
-    return max(most, context.n_seq_max)
 
 
 class StepLoop:
@@ -63,7 +50,7 @@ class StepLoop:
         self.counters = Counters()
         self.running: list[Slot] = []  # in order of admission
         self._parked: deque[Slot] = deque()  # put aside, to go on first
-        self._chunk = _tokens_a_step(context, chunk)
+        self._chunk = tokens_a_step(context, chunk)
         self._turns = Turns(self._chunk, most_singles(context))
         self._batch = TokenBatch(self._chunk)
         self._n_admitted = 0
@@ -101,7 +88,7 @@ class StepLoop:
         request = job.request
         if self.n_samples + request.n > self.context.n_seq_max or self._parked:
             return False
-        return self._has_room(len(request.prompt))
+        return self._has_room(request.n_cells)
 
     def admit(self, job: Job, samples: list[Sample]) -> None:
         """Let a request in before the next step."""
@@ -120,12 +107,12 @@ class StepLoop:
         if request.sampling.max_tokens == 0:
             self._end(slot, "length")
 
-    def _has_room(self, n_tokens: int) -> bool:
+    def _has_room(self, n_cells: int) -> bool:
         """Whether so many cells are free, or held only for reuse, beside what is promised."""
-        promised = sum(slot.remaining + _MARGIN for slot in self.running)
+        promised = sum(slot.cells_left + _MARGIN for slot in self.running)
         memory = self.memory
         return not self.running or (
-            memory.book.free + memory.held_cells >= n_tokens + _MARGIN + promised
+            memory.book.free + memory.held_cells >= n_cells + _MARGIN + promised
         )
 
     def fail(self, job: Job, error: LocalLLMError) -> None:
@@ -159,26 +146,45 @@ class StepLoop:
         parts = self._parts()
         if not parts:
             return
-        fill(self._batch, parts)
         begun = time.perf_counter()
+        image = parts[0].image
         try:
-            self.context.interruptible(lambda: self.context.decode(self._batch.native))
+            if image is not None:
+                if not self._see(parts[0].slot, image):
+                    return
+            else:
+                fill(self._batch, parts)
+                self.context.interruptible(lambda: self.context.decode(self._batch.native))
         except ContextFull:
             self._relieve(parts)
             return
         except Interrupted:
             self._after_abort(parts)
             raise
+        finally:
+            took = time.perf_counter() - begun
+            self._turns.took(took, image=image is not None)
         self._advance(parts)
-        if len(self._batch) >= _PACED:
-            self.memory.pace.computed(len(self._batch), time.perf_counter() - begun)
+        if image is None and len(self._batch) >= _PACED:
+            self.memory.pace.computed(len(self._batch), took)
+
+    def _see(self, slot: Slot, image: Run) -> bool:
+        """Encode and compute an image. False where nobody waits for it any more."""
+        try:
+            return see(self.context, slot, image, self._chunk)
+        except (ContextFull, Interrupted):
+            raise
+        except EngineError as error:  # of this image alone, or of its projector
+            self._rewind(slot)
+            self.fail(slot.job, error)
+            return False
 
     def _resume(self) -> None:
         """Let those who were put aside go on, the oldest first."""
         while (
             self._parked
             and not (self._n_refused and self.running)
-            and self._has_room(len(self._parked[0].tokens))
+            and self._has_room(self._parked[0].cells_in_all)
         ):
             slot = self._parked.popleft()
             self.running.append(slot)
@@ -196,7 +202,7 @@ class StepLoop:
             if slot.sequence is None:
                 self.memory.place(slot, self.running)
                 if slot.sequence is not None:
-                    self.counters.cached_tokens += slot.fed
+                    self.counters.cached_tokens += slot.cells(slot.fed)
 
     def _parts(self) -> list[Part]:
         """Who feeds how many tokens, within the cells that there are."""
@@ -208,7 +214,7 @@ class StepLoop:
             if group[0].key != self._key():
                 switch(self.context, group[0].adapters)
             parts = self._turns.parts(group)
-            needed = sum(part.n for part in parts)
+            needed = sum(part.n_cells for part in parts)
             if self.memory.make_room(needed):
                 return parts
             if not self._put_aside():
@@ -235,34 +241,39 @@ class StepLoop:
         """One is left and wants more than there is: give it that, or let it end."""
         part = parts[0]
         free = self.memory.book.free
-        if free == 0:
+        if free == 0 or part.image is not None:
             self._end(part.slot, "context")
             return []
         return [Part(part.slot, min(part.n, free))]
 
     def _relieve(self, parts: list[Part]) -> None:
-        """llama.cpp found no room, whatever the book says. Nothing was computed."""
+        """llama.cpp found no room, whatever the book says. Nothing was computed, but for the
+        beginning of an image."""
+        if parts[0].image is not None:
+            self._rewind(parts[0].slot)
         self._n_refused += 1
         if self._n_refused > 4 * self.context.n_seq_max + 64:
             raise EngineError("llama.cpp finds no room in its cache, though it should be empty")
         if self.memory.evict() or self._put_aside():
             return
         part = parts[0]
-        if part.n > 1:
+        if part.n > 1 and part.image is None:
             self._turns.limit = max(1, part.n // 2)  # a smaller piece may fit
         else:
             self._end(part.slot, "context")
 
     def _after_abort(self, parts: list[Part]) -> None:
         """Go back to before the batch, of which a part may have been computed."""
-        sequences = self.memory.sequences
         for part in parts:
-            slot = part.slot
-            assert slot.sequence is not None
-            # A state half updated is of no use, and cannot be told from a whole one.
-            usable = sequences.kind != "state"
-            if not usable or sequences.truncate(slot.fed, slot.sequence) != slot.fed:
-                self.memory.forget(slot)
+            self._rewind(part.slot)
+
+    def _rewind(self, slot: Slot) -> None:
+        sequences = self.memory.sequences
+        assert slot.sequence is not None
+        # A state half updated is of no use, and cannot be told from a whole one.
+        usable = sequences.kind != "state"
+        if not usable or sequences.truncate(slot.fed, slot.sequence) != slot.fed:
+            self.memory.forget(slot)
 
     def _advance(self, parts: list[Part]) -> None:
         memory, counters = self.memory, self.counters
@@ -273,9 +284,9 @@ class StepLoop:
             slot = part.slot
             assert slot.sequence is not None
             slot.fed += part.n
-            memory.book.grow(slot.sequence, part.n)
+            memory.book.grow(slot.sequence, part.n_cells)
             if part.n > 1 or not slot.samples[0].n_tokens:
-                counters.prompt_tokens += part.n
+                counters.prompt_tokens += part.n_cells
             if slot.fed in slot.marks:
                 slot.marks.discard(slot.fed)
                 memory.remember_place(slot)
@@ -295,7 +306,7 @@ class StepLoop:
             self._n_admitted += 1
             twin.begun_at = slot.begun_at
             twin.sequence = self.memory.copy_for_sample(slot)
-            twin.fed = self.memory.sequences.length(twin.sequence)
+            twin.fed = slot.fed if self.memory.sequences.length(twin.sequence) else 0
             self.running.append(twin)
             found.append(twin)
         return found

@@ -22,7 +22,7 @@ from localllm.engine.scheduler.slot import Slot
 # Beginnings of fewer tokens are computed anew: looking after them costs more.
 _MIN_SHARED = 4
 _MIN_COPIED = 32  # where sharing copies data
-_MIN_MARKED = 256  # a prompt this long is remembered at its end
+_MIN_MARKED = 256  # a prompt this long, or one with images, is remembered at its end
 _MARK_APART = 32  # a place is marked if it lies so much further than what could be used
 
 
@@ -152,7 +152,7 @@ class SequenceMemory:
         if source != held.sequence:
             self.sequences.remove(source)
         self.pace.saved(len(data), time.perf_counter() - begun)
-        self.store.add(Saved(held.tokens, held.key, data, whole=True))
+        self.store.add(Saved(held.tokens, held.key, data, whole=True, wide=held.wide))
 
     # --- beginning -----------------------------------------------------------------------
 
@@ -167,21 +167,27 @@ class SequenceMemory:
             n = source.n if source else 0
             leader = leader_of(slot, others, limit, n)
             if leader is not None:
-                slot.leader, slot.leader_at = leader
-                if self.sequences.kind != "attention":
-                    slot.leader.marks.add(slot.leader_at)
+                self._follow(slot, *leader)
                 return
             if self.sequences.kind != "attention" and found.furthest >= n + _MARK_APART:
                 slot.marks.add(found.furthest)  # the next one to part here will find it
         slot.sequence = self._take(source, slot) if source else self._acquire()
-        slot.fed = self.sequences.length(slot.sequence) if source else 0
-        if self.sequences.kind != "attention" and limit - slot.fed >= _MIN_MARKED:
+        # All of the source, or nothing: after an image of M-RoPE a length tells no more.
+        slot.fed = source.n if source and self.sequences.length(slot.sequence) else 0
+        long = limit - slot.fed >= _MIN_MARKED or slot.media is not None
+        if self.sequences.kind != "attention" and long:
             slot.marks.add(limit)
         if not slot.begun_at:
             slot.begun_at = time.perf_counter()
             for sample in slot.samples:
-                sample.cached_tokens = slot.fed
-        self._trim(slot.remaining)
+                sample.cached_tokens = slot.cells(slot.fed)
+        self._trim(slot.cells_left)
+
+    def _follow(self, slot: Slot, leader: Slot, at: int) -> None:
+        """Wait until `leader` has come to `at`, to copy that."""
+        slot.leader, slot.leader_at = leader, at
+        if self.sequences.kind != "attention":
+            leader.marks.add(at)
 
     def _usable(self, found: Found) -> Source | None:
         source = found.source
@@ -195,7 +201,7 @@ class SequenceMemory:
         if source.place is not None:
             self.store.touch(source.place)
         if source.saved is not None:
-            return self._read_back(source, source.saved)
+            return self._read_back(source, source.saved, slot)
         held = source.held
         if held is not None:
             self._held.move_to_end(held.sequence)  # the last to be evicted for a free sequence
@@ -213,50 +219,54 @@ class SequenceMemory:
             self.release(sequence)
             return taken
         if source.place is None:
-            self.book.cut(sequence, self.sequences.truncate(source.n, sequence))
+            self._cut(sequence, source, slot)
             return sequence
         if self.sequences.kind == "state":  # its cells cannot be cut without its state
             self.release(sequence)
             return self._acquire()
         self.sequences.prune(sequence, source.n)
-        self.book.cut(sequence, source.n)
+        self.book.cut(sequence, slot.cells(source.n))
         return self._restored(sequence, source.place)
+
+    def _cut(self, sequence: int, source: Source, slot: Slot) -> None:
+        kept = self.sequences.truncate(source.n, sequence)
+        self.book.cut(sequence, slot.cells(source.n) if kept else 0)
 
     def _copied(self, source: Source, slot: Slot) -> int:
         assert source.sequence is not None
         target = self._acquire()
         if source.place is not None:
             self.sequences.graft(source.sequence, target, source.n)
-            self.book.share(source.sequence, target, source.n)
+            self.book.share(source.sequence, target, slot.cells(source.n))
             return self._restored(target, source.place)
-        n = self.sequences.copy(source.sequence, target, source.n)
-        self.book.share(source.sequence, target, n)
-        if n and self._unshare:
+        copied = self.sequences.copy(source.sequence, target, source.n)
+        self.book.share(source.sequence, target, slot.cells(source.n) if copied else 0)
+        if copied and self._unshare:
             # Cells of windows that two sequences share could not be used again when both have
             # moved on: let the copy have its own.
             data = self.sequences.save(target, whole=False)
-            place = Saved(slot.tokens[:n], slot.key, data, whole=False)
+            tokens = slot.tokens[: source.n]
+            place = Saved(tokens, slot.key, data, whole=False, wide=slot.wide)
             if not self.store.has(place.tokens, place.key, whole=False):
                 self.store.add(place)
             return self._restored(target, place)
         return target
 
-    def _read_back(self, source: Source, saved: Saved) -> int:
+    def _read_back(self, source: Source, saved: Saved, slot: Slot) -> int:
         """From main memory."""
         target = self._acquire()
         self.store.touch(saved)
-        n_all = len(saved.tokens)
-        if not self.make_room(n_all):
+        if not self.make_room(saved.n_cells):
             return target
         if not self.sequences.restore(target, saved.data, whole=True):
             self.sequences.remove(target)
             return target
-        self.book.grow(target, n_all)
+        self.book.grow(target, saved.n_cells)
         if source.place is not None:
             self.sequences.prune(target, source.n)
-            self.book.cut(target, source.n)
+            self.book.cut(target, slot.cells(source.n))
             return self._restored(target, source.place)
-        self.book.cut(target, self.sequences.truncate(source.n, target))
+        self._cut(target, source, slot)
         return target
 
     def _restored(self, target: int, place: Saved) -> int:
@@ -279,14 +289,17 @@ class SequenceMemory:
             return
         if self.store.takes(self.sequences.saved_size(slot.sequence, whole=False)):
             data = self.sequences.save(slot.sequence, whole=False)
-            self.store.add(Saved(tokens, slot.key, data, whole=False))
+            self.store.add(Saved(tokens, slot.key, data, whole=False, wide=slot.wide))
 
     def finish(self, slot: Slot) -> None:
         """`slot` needs its sequence no more: hold it for others, or free it."""
         if slot.sequence is None:
             return
         sequence, slot.sequence = slot.sequence, None
-        if not slot.job.request.cache_prompt or slot.fed < _MIN_SHARED:
+        # Right behind an image of M-RoPE a state cannot tell where it is.
+        unclear = slot.wide and self.sequences.kind != "attention"
+        cut_off = unclear and self.sequences.length(sequence) != slot.fed
+        if not slot.job.request.cache_prompt or slot.fed < _MIN_SHARED or cut_off:
             self.release(sequence)
             return
         tokens = slot.tokens[: slot.fed]
@@ -295,17 +308,17 @@ class SequenceMemory:
             if held.key == slot.key and common_length(held.tokens, tokens, n) == n:
                 self._drop(held)  # all of it is in this one
         if self._has_shelf:
-            sequence = self._shelved(sequence, slot.fed)
-        self._held[sequence] = Held(sequence, tokens, slot.key)
+            sequence = self._shelved(sequence, slot)
+        self._held[sequence] = Held(sequence, tokens, slot.key, slot.wide)
         self._trim()
 
-    def _shelved(self, sequence: int, n_tokens: int) -> int:
+    def _shelved(self, sequence: int, slot: Slot) -> int:
         """Move a sequence to where it needs none of those that compute."""
         if not self._shelf:
             self.evict()
         place = self._shelf.pop()
-        self.sequences.copy(sequence, place, n_tokens)
-        self.book.share(sequence, place, n_tokens)
+        self.sequences.copy(sequence, place, slot.fed)
+        self.book.share(sequence, place, slot.cells(slot.fed))
         self.release(sequence)
         return place
 

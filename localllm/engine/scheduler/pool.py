@@ -78,6 +78,11 @@ class _Entry(Generic[R]):
         return self.used_at + self.keep_s
 
 
+def _wait_s(left_s: float) -> float:
+    """Locks wait for no longer than TIMEOUT_MAX: there it would be an error."""
+    return min(max(0.1, left_s), threading.TIMEOUT_MAX)
+
+
 class Lease(Generic[R]):
     """The use of a resident; until `release` it is not unloaded."""
 
@@ -172,13 +177,17 @@ class ModelPool(Generic[R], Closing):
                 for one in entries
             )
 
-    def unload(self, name: str) -> bool:
-        """Unload it now if nobody uses it; whether it is gone."""
+    def unload(self, name: str, *, later: bool = False) -> bool:
+        """Unload it now if nobody uses it, else, with `later`, when its users have left it;
+        whether it is gone."""
         with self._changed:
             entry = self._entries.get(name)
             if entry is None:
                 return True
             if not entry.evictable():
+                if later:
+                    entry.keep_s = 0.0
+                    self._changed.notify_all()
                 return False
             del self._entries[name]
         entry.ready.result().close()
@@ -277,6 +286,6 @@ class ModelPool(Generic[R], Closing):
                 if not late:
                     nearest = min((end for end, _ in ends), default=None)
                     # One that is past its time and not idle is looked at again soon.
-                    self._changed.wait(None if nearest is None else max(0.1, nearest - now))
+                    self._changed.wait(None if nearest is None else _wait_s(nearest - now))
             for one in late:
                 one.ready.result().close()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from localllm.engine.scheduler.slot import AdapterKey
+from localllm.engine.vision_prompt import Wide, cells_of
 
 
 def tokens_array(tokens: object) -> array[int]:
@@ -43,6 +44,7 @@ class Held:
     sequence: int
     tokens: array[int]  # all in memory
     key: AdapterKey
+    wide: Wide = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,11 @@ class Saved:
     key: AdapterKey
     data: bytes
     whole: bool
+    wide: Wide = ()
+
+    @property
+    def n_cells(self) -> int:
+        return cells_of(len(self.tokens), self.wide)
 
 
 class Store:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from localllm.engine.adapter import Attached
 from localllm.engine.context import Context
+from localllm.engine.vision_prompt import MediaPrompt
 from localllm.errors import EngineError, LocalLLMError, UsageProblem
 from localllm.generation import Accounting, Sampling
 
@@ -24,7 +25,8 @@ class Request:
     takes those that the context has attached.
     `deadline_s` from submission on, waiting included. `cache_prompt` False neither uses nor
     leaves anything in the prefix cache. `ignore_eog` goes on past the end of generation, as
-    benchmarks do.
+    benchmarks do. With `media` (Vision.read) the prompt must be its tokens, in which numbers below
+    zero stand for images; its Vision must stay open until the request has ended.
     """
 
     prompt: Sequence[int]
@@ -36,6 +38,12 @@ class Request:
     deadline_s: float | None = None
     cache_prompt: bool = True
     ignore_eog: bool = False
+    media: MediaPrompt | None = None
+
+    @property
+    def n_cells(self) -> int:
+        """What the prompt takes of the context, in tokens."""
+        return len(self.prompt) if self.media is None else self.media.n_cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +89,21 @@ def check_request(request: Request, context: Context, n_vocab: int) -> None:
     limit, n_prompt = context.n_ctx_seq, len(request.prompt)
     if n_prompt == 0:
         raise UsageProblem("the prompt is empty")
-    if n_prompt > limit:
+    if request.media is not None:
+        _check_media(request, request.media, context)
+    elif n_prompt > limit:
         raise UsageProblem(
             f"the prompt is {n_prompt} tokens, the context holds {limit}",
             f"use a larger context: --ctx {n_prompt + 256}",
         )
-    if min(request.prompt) < 0 or max(request.prompt) >= n_vocab:
+    elif min(request.prompt) < 0:
+        raise UsageProblem("the prompt holds numbers that are no tokens of this model")
+    if max(request.prompt) >= n_vocab:
         raise UsageProblem("the prompt holds numbers that are no tokens of this model")
     if not 1 <= request.n <= context.n_seq_max:
-        raise UsageProblem(f"n is {request.n}; 1 to {context.n_seq_max} run at once")
+        raise UsageProblem(
+            f"{request.n} samples of one request; 1 to {context.n_seq_max} are computed at once"
+        )
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise UsageProblem(f"logprobs is {request.logprobs}, not 0 to {MAX_LOGPROBS}")
     wrong = [token for token in request.logit_bias if not 0 <= token < n_vocab]
@@ -98,6 +112,14 @@ def check_request(request: Request, context: Context, n_vocab: int) -> None:
     for one in request.adapters or ():
         if one.adapter.model is not context.model:
             raise UsageProblem(f"{one.adapter.path.name} was loaded for another model")
+
+
+def _check_media(request: Request, media: MediaPrompt, context: Context) -> None:
+    if media.vision.model is not context.model:
+        raise UsageProblem("the images were read for another model")
+    if list(request.prompt) != media.tokens:
+        raise UsageProblem("the prompt is not that of its images")
+    media.check(context)
 
 
 class Busy(EngineError):

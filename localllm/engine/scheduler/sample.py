@@ -37,11 +37,14 @@ class Sample:
         self._eog = frozenset() if request.ignore_eog else tokenizer.eog_tokens
         self._limit = context.n_ctx_seq
         self._sampler = Sampler(tokenizer, sampling, request.logit_bias, n_ctx=self._limit)
-        self._sampler.accept_prompt(request.prompt)
+        said = request.prompt
+        if request.media is not None:  # numbers below zero stand for images
+            said = [token for token in said if token >= 0]
+        self._sampler.accept_prompt(said)
         self._utf8 = Utf8Assembler()
         self._stop = StopMatcher(sampling.stop)
         self._max_tokens = sampling.max_tokens
-        self._n_prompt = len(request.prompt)
+        self._n_prompt = request.n_cells
         self._logprobs = request.logprobs
         self.index = index
         self.n_tokens = 0

@@ -18,7 +18,9 @@ from localllm.engine.scheduler.worker import Worker
 
 @dataclass(frozen=True)
 class SchedulerOptions:
-    """`max_waiting` requests may wait for a slot; the next is refused with Busy.
+    """`max_waiting` requests may wait for a slot; the next is refused with Busy. So is one whose
+    images would make more than `max_waiting_images` of those that wait: each keeps its pixels in
+    memory, some megabytes.
 
     `chunk` bounds the tokens of a step, and with them how long everyone's next token takes while
     prompts are computed: a smaller one makes those who are answered steadier, and those who wait
@@ -30,6 +32,7 @@ class SchedulerOptions:
     """
 
     max_waiting: int = 256
+    max_waiting_images: int = 32
     chunk: int | None = None
     on_step: Callable[[], None] | None = None
     holding: Holding = field(default_factory=Holding)
@@ -56,7 +59,9 @@ class Scheduler(Closing):
         self.context = context
         loop = StepLoop(context, options.holding, options.chunk)
         self.tokenizer = loop.tokenizer
-        self._worker = Worker(loop, options.max_waiting, options.on_step)
+        self._worker = Worker(
+            loop, options.max_waiting, options.max_waiting_images, options.on_step
+        )
         self._finalizer = weakref.finalize(self, self._worker.close, finish=False)
         self._finalizer.atexit = False  # too late: samplers would be freed before
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from localllm.engine.scheduler.prefix import Held, Saved, Store, common_length
 from localllm.engine.scheduler.slot import Slot
 from localllm.engine.sequences import Sequences
+from localllm.engine.vision_prompt import whole_images
 
 _MIN_FOLLOWED = 32  # tokens; less is not worth waiting for another request's prompt
 
@@ -46,15 +47,16 @@ class Search:
     def find(self, slot: Slot, others: Sequence[Slot], limit: int) -> Found:
         """The longest usable beginning of at most `limit` tokens; cells before main memory."""
         best, furthest = Source(0), 0
+        plain = self._sequences.kind == "attention"  # all that was computed can be used
         for source, tokens in self._live(slot, others):
-            n = common_length(slot.tokens, tokens, min(limit, len(tokens)))
+            n = _common(slot, tokens, limit)
             furthest = max(furthest, n)
             assert source.sequence is not None
-            if n > best.n and self._sequences.reaches(n, source.sequence):
+            if n > best.n and (plain or self._sequences.reaches(n, source.sequence)):
                 best = Source(n, source.sequence, source.held)
         for saved in self._store:
             if saved.whole and saved.key == slot.key:
-                n = common_length(slot.tokens, saved.tokens, min(limit, len(saved.tokens)))
+                n = _common(slot, saved.tokens, limit)
                 furthest = max(furthest, n)
                 if n > best.n and (self._sequences.kind == "attention" or n == len(saved.tokens)):
                     best = Source(n, saved=saved)
@@ -97,6 +99,12 @@ class Search:
         return None
 
 
+def _common(slot: Slot, tokens: array[int], limit: int) -> int:
+    """How many tokens of `slot`, at most `limit`, `tokens` begin with; no image in part."""
+    n = common_length(slot.tokens, tokens, min(limit, len(tokens)))
+    return n if slot.media is None else whole_images(slot.tokens, n)
+
+
 def leader_of(slot: Slot, others: Sequence[Slot], limit: int, n: int) -> tuple[Slot, int] | None:
     """Whose prompt will soon hold much more of ours than the `n` tokens there are, and how much."""
     best: tuple[Slot, int] | None = None
@@ -104,7 +112,7 @@ def leader_of(slot: Slot, others: Sequence[Slot], limit: int, n: int) -> tuple[S
     for other in others:
         if other.order >= slot.order or other.remaining <= 1:
             continue
-        shared = common_length(slot.tokens, other.tokens, min(limit, len(other.tokens)))
+        shared = _common(slot, other.tokens, limit)
         if shared > max(most, other.fed):
             best, most = (other, shared), shared
     return best

@@ -9,6 +9,7 @@ from localllm.engine.batching import TokenBatch
 from localllm.engine.build import devices
 from localllm.engine.context import Context
 from localllm.engine.scheduler.slot import AdapterKey, Slot
+from localllm.engine.vision_prompt import Run
 
 # Steps that sequences with one set of adapters have before those with another have theirs:
 # changing them makes llama.cpp build its graph anew.
@@ -18,11 +19,17 @@ _TILE = 64  # GGML_FA_TILE_Q
 
 @dataclass
 class Part:
-    """`n` tokens of one slot; `output` is where the last one's logits are, if wanted."""
+    """`n` tokens of one slot; `output` is where the last one's logits are, if wanted. An `image`
+    is a step of its own."""
 
     slot: Slot
     n: int
     output: int | None = None
+    image: Run | None = None
+
+    @property
+    def n_cells(self) -> int:
+        return self.n if self.image is None else self.image.n_cells
 
 
 class Turns:
@@ -30,6 +37,10 @@ class Turns:
 
     A prompt whose turn it is takes all the room there is, and then goes to the end of the line:
     short prompts are done in one turn, and a long one does not keep them waiting.
+
+    An image has its turn in the same line, and the step to itself: embeddings and tokens do not
+    go into one batch. Who could have computed meanwhile then has as much time before the next one
+    (and one step at least), since what an image takes to encode no number of cells tells.
     """
 
     def __init__(self, limit: int, most_singles: int) -> None:
@@ -40,6 +51,11 @@ class Turns:
         self._line: list[Slot] = []  # prompts, whose turn is next first
         self._key: AdapterKey = ()
         self._steps = 0
+        self._owed_s = 0.0  # to the others, for the last image
+
+    def took(self, seconds: float, *, image: bool) -> None:
+        """The step that `parts` made took so long."""
+        self._owed_s = seconds if image else self._owed_s - seconds
 
     def group(self, ready: Sequence[Slot]) -> list[Slot]:
         """Those of one set of adapters, each set in its turn."""
@@ -54,16 +70,19 @@ class Turns:
     def parts(self, group: Sequence[Slot]) -> list[Part]:
         room = self.limit
         self._n_steps += 1
+        prompts = {slot for slot in group if slot.remaining > 1}
+        self._line = [slot for slot in self._line if not slot.ended and slot.remaining > 1]
+        in_line = set(self._line)
+        self._line += [slot for slot in group if slot in prompts and slot not in in_line]
+        image = self._image(group)
+        if image is not None:
+            return [image]
         singles = self._singles([slot for slot in group if slot.remaining == 1], len(group))
         for slot in singles:
             slot.stepped = self._n_steps
         parts = [Part(slot, 1) for slot in singles]
         room -= len(parts)
-        prompts = {slot for slot in group if slot.remaining > 1}
-        self._line = [slot for slot in self._line if not slot.ended and slot.remaining > 1]
-        in_line = set(self._line)
-        self._line += [slot for slot in group if slot in prompts and slot not in in_line]
-        for slot in [slot for slot in self._line if slot in prompts]:
+        for slot in [slot for slot in self._line if slot in prompts and slot.image is None]:
             if room == 0:
                 break
             n = min(slot.remaining, room, _to_mark(slot))
@@ -73,6 +92,19 @@ class Turns:
             if n < slot.remaining:
                 self._line.append(slot)
         return parts
+
+    def _image(self, group: Sequence[Slot]) -> Part | None:
+        """The next in line, if that is an image whose turn it is."""
+        members = set(group)
+        first = next((slot for slot in self._line if slot in members), None)
+        image = first.image if first is not None else None
+        if first is None or image is None:
+            return None
+        if self._owed_s > 0 and any(slot.image is None for slot in group):
+            return None
+        self._line.remove(first)
+        self._line.append(first)
+        return Part(first, image.n_pos, image=image)
 
     def _singles(self, ready: list[Slot], n_group: int) -> list[Slot]:
         """Who has its next token now: all, or a fair share of them."""
@@ -85,6 +117,21 @@ class Turns:
         # In order of sequence: llama.cpp computes those with consecutive numbers together where
         # each has a stream of its own.
         return sorted(ready, key=lambda slot: slot.sequence or 0)
+
+
+def tokens_a_step(context: Context, chunk: int | None) -> int:
+    """The most tokens of a batch: as said, by default two micro-batches.
+
+    Of models with sliding windows one micro-batch at most. llama.cpp tries the places of all
+    micro-batches of a batch before it computes the first (llama_kv_cache::prepare). There the
+    later ones drop what lies behind the windows by then, and not all of it comes back: the first
+    ones, whose windows are further back, would miss it. Where sequences lie among each other in
+    one pool that made wrong answers.
+    """
+    most = min(chunk or 2 * context.n_ubatch, context.n_batch)
+    if context.sequences.kind == "window":
+        return min(most, context.n_ubatch)
+    return max(most, context.n_seq_max)
 
 
 def most_singles(context: Context) -> int:
@@ -105,6 +152,8 @@ def most_singles(context: Context) -> int:
 def _to_mark(slot: Slot) -> int:
     """Tokens up to the next place where a chunk has to end."""
     ahead = [mark - slot.fed for mark in slot.marks if mark > slot.fed]
+    if slot.media is not None and (image := slot.media.next_image(slot.fed)) is not None:
+        ahead.append(image - slot.fed)
     return min(ahead, default=slot.remaining)
 
 

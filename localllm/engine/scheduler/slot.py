@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from localllm.engine.adapter import Attached
 from localllm.engine.scheduler.request import DeadlinePassed, Event, Request
 from localllm.engine.scheduler.sample import Sample
+from localllm.engine.vision_prompt import MediaPrompt, Run, Wide, cells_of
 
 # Sequences computed with the same adapters at the same scales have the same key.
 AdapterKey = tuple[tuple[int, float], ...]
@@ -32,6 +33,11 @@ class Job:
 
     def __post_init__(self) -> None:
         self.n_open = self.request.n
+
+    @property
+    def n_images(self) -> int:
+        media = self.request.media
+        return 0 if media is None else media.n_images
 
     @property
     def deadline(self) -> float | None:
@@ -58,7 +64,8 @@ class Slot:
 
     While the prompt is being computed all samples of a request are in one slot; then each goes
     on in its own. Nothing else tells a prompt from an answer: a slot with one token left to feed
-    samples next, whether it began, goes on, or was put aside and computes its answer again.
+    samples next, whether it began, goes on, or was put aside and computes its answer again (an
+    image is never the last).
     """
 
     job: Job
@@ -79,6 +86,35 @@ class Slot:
     @property
     def remaining(self) -> int:
         return len(self.tokens) - self.fed
+
+    @property
+    def media(self) -> MediaPrompt | None:
+        return self.job.request.media
+
+    @property
+    def image(self) -> Run | None:
+        """The image that is next to be computed."""
+        media = self.media
+        return None if media is None else media.image_at(self.fed)
+
+    @property
+    def wide(self) -> Wide:
+        media = self.media
+        return () if media is None else media.wide
+
+    def cells(self, n_tokens: int) -> int:
+        """Cells that the first `n_tokens` take."""
+        media = self.media
+        return n_tokens if media is None else cells_of(n_tokens, media.wide)
+
+    @property
+    def cells_in_all(self) -> int:
+        return self.cells(len(self.tokens))
+
+    @property
+    def cells_left(self) -> int:
+        """Cells that what is still to be computed will take."""
+        return self.cells_in_all - self.cells(self.fed)
 
     @property
     def width(self) -> int:

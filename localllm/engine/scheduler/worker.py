@@ -22,10 +22,15 @@ class Worker:
     while computing."""
 
     def __init__(
-        self, loop: StepLoop, max_waiting: int, on_step: Callable[[], None] | None = None
+        self,
+        loop: StepLoop,
+        max_waiting: int,
+        max_waiting_images: int,
+        on_step: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
         self._max_waiting = max_waiting
+        self._max_waiting_images = max_waiting_images
         self._on_step = on_step or (lambda: None)
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Job, list[Sample]]] = deque()
@@ -47,11 +52,13 @@ class Worker:
         loop = self._loop
         loop.check(job.request)
         job.tell = _guarded(job.tell, job)
-        self._refuse()  # before the samplers are made, which takes a while
+        n_images = job.n_images
+        with self._changed:
+            self._refuse(n_images)  # before the samplers are made, which takes a while
         samples = loop.samples(job)
         try:
             with self._changed:
-                self._refuse()
+                self._refuse(n_images)
                 self._waiting.append((job, samples))
                 self._changed.notify()
         except LocalLLMError:
@@ -104,12 +111,14 @@ class Worker:
     def _at_exit(self) -> None:
         self.close(finish=False)
 
-    def _refuse(self) -> None:
+    def _refuse(self, n_images: int) -> None:
         if self._dead is not None:
             raise Stopped(f"the engine has stopped: {self._dead.message}", self._dead.hint)
         if self._closing:
             raise Stopped("the scheduler is closed")
-        if len(self._waiting) >= self._max_waiting:
+        waiting = sum(job.n_images for job, _ in self._waiting) if n_images else 0
+        crowded = waiting > 0 and waiting + n_images > self._max_waiting_images
+        if crowded or len(self._waiting) >= self._max_waiting:
             raise Busy(len(self._waiting), self._interval_s * len(self._waiting))
 
     def _at_work(self) -> list[Job]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from localllm.engine.scheduler import Event, Stopped, TokenLogprobs
 from localllm.errors import EngineError
@@ -62,22 +63,21 @@ class Answering:
         request = prepared.request
         self.feed = Feed(courier, request.n, whole=whole)
         self.prepared = prepared
-        self.n_prompt = len(request.prompt)
+        self.tokens: list[int] = []  # of sample 0, the one that ended it too
         self._resident = resident
         self._closed = False
         self._voices = [_Voice(i, prepared) for i in range(request.n)]
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return self.prepared.request.n
 
     def start(self) -> None:
         """Submit it; on a worker, since its samplers are made. Raises Busy, UsageProblem, ..."""
         generator = self._resident.generator
         assert generator is not None
-        request, media = self.prepared.request, self.prepared.media
-        if media is None:
-            self.feed.bind(generator.submit(request, self.feed.tell))
-        else:
-            self.feed.bind(
-                self._resident.seer(generator.name).submit(request, media, self.feed.tell)
-            )
+        self.feed.bind(generator.submit(self.prepared.request, self.feed.tell))
         if self._closed:  # while the samplers were made
             self.feed.cancel()
 
@@ -87,12 +87,14 @@ class Answering:
             parts: list[Part] = []
             failed: Event | None = None
             for event in await self.feed.next():
+                if event.token is not None and event.sample == 0:
+                    self.tokens.append(event.token)
                 if event.error is not None or _cut_off(event):
                     failed = failed or event
                 else:
                     self._voices[event.sample].take(event, parts)
             if parts:
-                yield _joined(parts)
+                yield joined(parts)
             if failed is not None:
                 raise self._error(failed)
 
@@ -186,7 +188,7 @@ class _Voice:
                 self._tool_part(part, parts)
 
 
-def _joined(parts: list[Part]) -> list[Part]:
+def joined(parts: list[Part]) -> list[Part]:
     """Neighbouring texts of one sample as one: a slow reader gets few and long ones."""
     found: list[Part] = []
     for part in parts:
@@ -202,6 +204,17 @@ def _joined(parts: list[Part]) -> list[Part]:
         else:
             found.append(part)
     return found
+
+
+class Answers(Protocol):
+    """A request under way: a model's of this process (Answering), or of somebody elsewhere."""
+
+    @property
+    def n(self) -> int: ...
+
+    def parts(self) -> AsyncIterator[list[Part]]: ...
+
+    def cancel(self) -> None: ...
 
 
 # --- all of it at once ---------------------------------------------------------------------
@@ -223,9 +236,9 @@ class Whole:
         return self.accounting
 
 
-async def gathered(answering: Answering) -> tuple[Whole, ...]:
+async def gathered(answering: Answers) -> tuple[Whole, ...]:
     """Every sample's answer, in order. Raises the request's error."""
-    found = [Whole() for _ in range(answering.prepared.request.n)]
+    found = [Whole() for _ in range(answering.n)]
     calls: dict[tuple[int, int], tuple[CallStart, list[str]]] = {}
     texts: list[list[str]] = [[] for _ in found]
     async for parts in answering.parts():

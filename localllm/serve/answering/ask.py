@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from localllm.engine.infill import infill_prompt
 from localllm.engine.scheduler import Request
 from localllm.engine.template import encode_prompt
+from localllm.engine.tokenizer import Tokenizer
 from localllm.engine.vision import Pictures, has_images
 from localllm.engine.vision_prompt import MediaPrompt
 from localllm.errors import UsageProblem
@@ -27,16 +29,20 @@ class PromptTooLong(UsageProblem):
 @dataclass(frozen=True)
 class Ask:
     """One request. `messages` are answered; where they are None, `text` is continued as it
-    stands, or the `tokens` if there are any. `sampling` replaces fields of the model's defaults.
+    stands, or the `tokens` if there are any. `sampling` replaces fields of the model's defaults;
+    `schema` is the JSON schema that its grammar was made from, for those who want that.
 
     `tool_choice` is "auto", "required", "none" or a tool's name. `variables` are handed to the
-    chat template (enable_thinking ...).
+    chat template (enable_thinking ...). With `suffix` the text's gap before it is filled. `images`
+    belong to a `text`, in which MARKER says where. `before` are tokens that stand in front of it
+    all, a conversation from which this one goes on; the model's preset is in them already.
     """
 
     messages: tuple[Message, ...] | None = None
     text: str = ""
     tokens: tuple[int, ...] = ()
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] | bool | None = None
     n: int = 1
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
@@ -47,6 +53,9 @@ class Ask:
     ignore_eog: bool = False
     cache_prompt: bool = True
     deadline_s: float | None = None
+    suffix: str | None = None
+    images: tuple[bytes, ...] = ()
+    before: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Prepared:
     format: ToolFormat | None = None  # of the tool calls, where there may be any
     thinking: ThinkingFormat | None = None  # None: the text is continued as it stands
     prompt: str = ""  # as rendered: some templates open the thinking there
-    media: MediaPrompt | None = None  # with images
+    media: MediaPrompt | None = None  # with images, before there is a request
 
 
 def prepare(ask: Ask, use: InUse) -> Prepared:
@@ -74,15 +83,24 @@ def prepare(ask: Ask, use: InUse) -> Prepared:
     prepared = Prepared(Request(()))
     prompt: Sequence[int] = ask.tokens
     media: MediaPrompt | None = None
-    if ask.messages is None:
+    if ask.suffix is not None:
+        prompt = infill_prompt(tokenizer, prompt or ask.text, ask.suffix)
+    elif ask.messages is None and ask.images:
+        media = _pictured(ask, use)
+    elif ask.messages is None:
         prompt = prompt or encode_prompt(tokenizer, ask.text)
     else:
         text, sampling, prepared = _conversation(ask, use, preset, sampling)
         media = prepared.media
         prompt = media.tokens if media is not None else encode_prompt(tokenizer, text)
+    if media is not None:
+        prompt = media.tokens
+    if ask.before:
+        prompt = _after(ask.before, prompt, tokenizer, media)
+    n_ctx = min(use.resident.n_ctx, preset.n_ctx or use.resident.n_ctx)
     request = Request(
         prompt,
-        _within(sampling, len(prompt), use.resident.n_ctx),
+        _within(sampling, media.n_cells if media else len(prompt), n_ctx),
         n=ask.n,
         logit_bias=ask.logit_bias,
         logprobs=ask.logprobs,
@@ -90,6 +108,7 @@ def prepare(ask: Ask, use: InUse) -> Prepared:
         deadline_s=ask.deadline_s,
         cache_prompt=ask.cache_prompt,
         ignore_eog=ask.ignore_eog,
+        media=media,
     )
     return replace(prepared, request=request)
 
@@ -100,15 +119,15 @@ def _conversation(
     """The prompt's text, and what the template and the tools add to how it is answered."""
     assert ask.messages is not None
     template = use.resident.template(preset.template)
-    messages: Sequence[Message] = preset.messages_before(ask.messages)
+    messages: Sequence[Message] = ask.messages
+    if not ask.before:
+        messages = preset.messages_before(ask.messages)
     offered = ask.tools if ask.tool_choice != "none" else ()
     if offered and "tools" not in f"{template.source}{template.named.keys()}":
         raise UsageProblem(f"{use.served.name} knows no tools: its chat template has none")
     pictures: Pictures | None = None
     if has_images(messages):
-        if use.served.adapters:
-            raise UsageProblem("images are not answered with LoRA adapters")
-        vision = use.resident.seer(use.served.name).vision
+        vision = use.resident.vision(use.served.name)
         messages, pictures = vision.marked(messages)
     rendered = template.render(
         messages, tools=[tool.as_openai() for tool in offered], variables=ask.variables
@@ -133,6 +152,23 @@ def _conversation(
         media=vision.read(rendered.text, pictures) if pictures is not None else None,
     )
     return rendered.text, sampling, prepared
+
+
+def _pictured(ask: Ask, use: InUse) -> MediaPrompt:
+    """A text as it stands, with its images."""
+    vision = use.resident.vision(use.served.name)
+    marked, pictures = vision.marked([Message("user", ask.text, {"images": ask.images})])
+    return vision.read(marked[0].content, pictures)
+
+
+def _after(
+    before: Sequence[int], prompt: Sequence[int], tokenizer: Tokenizer, media: MediaPrompt | None
+) -> list[int]:
+    """Both, with one BOS."""
+    if media is not None:
+        raise UsageProblem("a conversation that goes on from its tokens (context) has no images")
+    begins = tokenizer.bos is not None and list(prompt[:1]) == [tokenizer.bos]
+    return [*before, *prompt[begins:]]
 
 
 def _within(sampling: Sampling, n_prompt: int, n_ctx: int) -> Sampling:

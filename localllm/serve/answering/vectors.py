@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from localllm.errors import UsageProblem
+from localllm.library.answering import Far
+from localllm.serve.answering.far import embedded
 from localllm.serve.service import Service
-from localllm.serve.web.exchange import exchange_of
+from localllm.serve.web.exchange import Usage, exchange_of
 from localllm.serve.web.problems import RequestProblem
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ async def vectors_of(service: Service, request: Request, wanted: Wanted) -> Vect
         gone = True
 
     exchange.stop = stop
+    if (far := await service.far(wanted.model)) is not None:
+        return await _far_vectors(service, far, wanted, exchange.usage)
     async with service.desk.use(wanted.model, wanted.keep_alive_s) as use:
 
         def compute() -> tuple[NDArray[np.float32], int]:
@@ -73,6 +77,21 @@ async def vectors_of(service: Service, request: Request, wanted: Wanted) -> Vect
         rows, n_tokens = await service.desk.computed(compute)
         exchange.usage.prompt_tokens = n_tokens
         return Vectors(_cut(rows, wanted), n_tokens, use.load_s)
+
+
+async def _far_vectors(service: Service, far: Far, wanted: Wanted, usage: Usage) -> Vectors:
+    """Too long texts are cut or refused by who answers."""
+    import numpy as np
+
+    usage.model = far.name
+    use = await service.far_use(far)
+    found = await embedded(use, wanted.texts, wanted.dimensions)
+    rows = np.array(found.rows, dtype=np.float32)
+    if wanted.normalize:
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+        rows = (rows / np.where(lengths == 0, 1.0, lengths)).astype(np.float32)
+    usage.prompt_tokens = found.n_tokens or 0
+    return Vectors(_cut(rows, wanted), found.n_tokens or 0, 0.0)
 
 
 def _tokens(embedder: Embedder, i: int, text: str | Sequence[int], wanted: Wanted) -> Sequence[int]:

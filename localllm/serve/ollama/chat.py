@@ -46,6 +46,7 @@ class OllamaChat:
         return Ask(
             messages=words.messages_of(body.messages or (), self._service.limits),
             sampling=words.sampling_of(body),
+            schema=words.schema_of(body),
             tools=words.tools_of(body.tools),
             variables=words.variables_of(body),
             deadline_s=self._service.limits.answer_s,
@@ -55,7 +56,9 @@ class OllamaChat:
 async def loaded_or_not(service: Service, body: Asked, empty: dict[str, Any]) -> Response:
     """What an empty request asks for."""
     keep = words.seconds(body.keep_alive)
-    if keep == 0:
+    if await service.far(body.model) is not None:
+        reason = "unload" if keep == 0 else "load"  # there is nothing to load for it here
+    elif keep == 0:
         await service.work(lambda: service.desk.unload(body.model))
         reason = "unload"
     else:

@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from localllm.generation import Message
+from localllm.serve.answering.answer import Answering, Ended
 from localllm.serve.answering.ask import Ask
 from localllm.serve.ollama import words
 from localllm.serve.ollama.chat import ChatWriter, collected, loaded_or_not, stream
 from localllm.serve.ollama.schemas import OllamaGenerateBody
-from localllm.serve.service import Service
+from localllm.serve.service import Begun, Service
 from localllm.serve.web.problems import RequestProblem
 from localllm.serve.web.streams import NDJSON, LineStream
 
@@ -28,7 +29,7 @@ class OllamaGenerate:
         began = time.perf_counter()
         body = await self._service.bodies.parse(request, OllamaGenerateBody)
         _refuse(body)
-        if not body.prompt and not body.images:
+        if not body.prompt and not body.images and not body.suffix:
             return await loaded_or_not(self._service, body, {"response": ""})
         ask = await self._service.work(lambda: self._ask(body))
         whole = body.stream is False
@@ -41,29 +42,47 @@ class OllamaGenerate:
         return JSONResponse(await collected(begun, writer))
 
     def _ask(self, body: OllamaGenerateBody) -> Ask:
-        """With the model's template, or the prompt as it stands where `raw`."""
+        """With the model's template, or the prompt as it stands where `raw`; a `suffix` has the
+        vocabulary's own marks."""
         sampling, variables = words.sampling_of(body), words.variables_of(body)
-        limit = self._service.limits.answer_s
-        if body.raw:
-            return Ask(text=body.prompt or "", sampling=sampling, deadline_s=limit)
+        limit, prompt = self._service.limits.answer_s, body.prompt or ""
         images = words.images_of(body.images, "images", self._service.limits)
+        if body.raw or body.suffix:
+            return Ask(
+                text=words.with_places(prompt, len(images)), suffix=body.suffix or None,
+                images=images, sampling=sampling, schema=words.schema_of(body), deadline_s=limit,
+            )  # fmt: skip
         user = Message("user", body.prompt or "", {"images": images} if images else {})
         system = (Message("system", body.system),) if body.system else ()
-        return Ask((*system, user), sampling=sampling, variables=variables, deadline_s=limit)
+        return Ask(
+            (*system, user), sampling=sampling, schema=words.schema_of(body), variables=variables,
+            deadline_s=limit, before=tuple(body.context or ()),
+        )  # fmt: skip
 
 
 def _refuse(body: OllamaGenerateBody) -> None:
     """What would change the answer and is not here."""
-    if body.suffix:
-        raise RequestProblem("suffix (text after the gap) is not supported here", "suffix")
     if body.template:
         raise RequestProblem("template: make a model with it, at /api/create", "template")
-    if body.context:
-        raise RequestProblem("context is gone from Ollama too; use /api/chat", "context")
+    if body.raw and (body.system or body.context):
+        raise RequestProblem("a raw prompt takes no system message and no context", "raw")
+    if body.suffix and (body.images or body.context or body.system):
+        raise RequestProblem("a suffix goes with a prompt alone", "suffix")
 
 
 class GenerateWriter(ChatWriter):
-    """The same lines with `response` in place of `message`."""
+    """The same lines with `response` in place of `message`, and `context`: tokens for the next
+    request to go on from. There are none of raw prompts, nor of pictures."""
+
+    def __init__(self, body: OllamaGenerateBody, begun: Begun, began: float) -> None:
+        super().__init__(body, begun, began)
+        self._keeps = not (body.raw or body.suffix or body.images)
+
+    def _last(self, part: Ended) -> dict[str, Any]:
+        last, answering = super()._last(part), self._begun.answering
+        if self._keeps and isinstance(answering, Answering):
+            last["context"] = [*answering.prepared.request.prompt, *answering.tokens]
+        return last
 
     def message(self, content: str, **more: Any) -> dict[str, Any]:
         return {"response": content, **more}

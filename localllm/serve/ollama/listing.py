@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from localllm.formats.gguf import GGUFModel, read_model
+from localllm.library.answering import Far
 from localllm.library.presets import modelfile_of
 from localllm.registry import Model
 from localllm.serve.ollama import words
 from localllm.serve.ollama.schemas import NameBody
-from localllm.serve.resident.catalog import Served
+from localllm.serve.resident.catalog import FarAlias, Served
 from localllm.serve.service import Service
 from localllm.ui import Count
 
@@ -30,8 +31,11 @@ class Tags:
         self._service = service
 
     async def answer(self, request: Request) -> Response:
-        found = await self._service.work(self._service.desk.catalog.names)
-        return JSONResponse({"models": [_tag(one) for one in found]})
+        catalog = self._service.desk.catalog
+        found = await self._service.work(catalog.names)
+        elsewhere = await self._service.work(catalog.far_names)
+        latest = sorted(found, key=lambda one: -one.model.added_at)
+        return JSONResponse({"models": [*map(_tag, latest), *map(_far_tag, elsewhere)]})
 
 
 class Ps:
@@ -75,6 +79,8 @@ class Show:
 
     async def answer(self, request: Request) -> Response:
         body = await self._service.bodies.parse(request, NameBody)
+        if (far := await self._service.far(body.model)) is not None:
+            return JSONResponse(_far_shown(far))
         return JSONResponse(await self._service.work(lambda: self._shown(body)))
 
     def _shown(self, body: NameBody) -> dict[str, Any]:
@@ -107,6 +113,33 @@ def _tag(served: Served) -> dict[str, Any]:
         "digest": _digest(model),
         "details": _details(model),
     }
+
+
+def _far_tag(one: FarAlias) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "model": one.name,
+        "modified_at": words.moment(one.far.added_at),
+        "size": 0,
+        "digest": "",
+        "details": _far_details(one.far),
+    }
+
+
+def _far_details(far: Far) -> dict[str, Any]:
+    return {
+        "parent_model": "", "format": far.kind, "family": "", "families": [],
+        "parameter_size": "", "quantization_level": "",
+    }  # fmt: skip
+
+
+def _far_shown(far: Far) -> dict[str, Any]:
+    """What is known of it here; what it can is said by whoever answers."""
+    return {
+        "modelfile": "", "template": "", "parameters": "", "details": _far_details(far),
+        "model_info": {}, "capabilities": ["completion", "tools"],
+        "modified_at": words.moment(far.added_at),
+    }  # fmt: skip
 
 
 def _digest(model: Model) -> str:
@@ -167,6 +200,8 @@ def _capabilities(model: Model, header: GGUFModel, template: str) -> list[str]:
     if header.arch_u32("pooling_type"):
         return ["embedding"]
     found = ["completion", *(["vision"] if model.with_role("mmproj") else ())]
+    if any(f"tokenizer.ggml.{key}_token_id" in header.metadata for key in ("fim_mid", "middle")):
+        found.append("insert")
     if "tools" in template or ".Tools" in template:
         found.append("tools")
     if "<think>" in template or "</think>" in template or ".Thinking" in template:

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from localllm.serve.web.shapes import Body
 
 KeepAlive = float | int | str
 
 
+def _whole(value: Any) -> Any:
+    """Clients that know only one kind of number write 40.0 for 40."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
 class Options(Body):
     """What chooses the tokens. What concerns loading (num_ctx, num_gpu ...) is the server's own
-    affair here: --ctx and the plan decide."""
+    affair here: --ctx, the Modelfile and the plan decide."""
 
     temperature: Annotated[float, Field(ge=0)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Whole | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_last_n: Annotated[int, Field(ge=-1)] | None = None
+    repeat_last_n: Annotated[Whole, Field(ge=-1)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    seed: int | None = None
-    num_predict: int | None = None
-    stop: str | list[str] | None = None
-    mirostat: int | None = None
+    seed: Whole | None = None
+    num_predict: Whole | None = None
+    stop: str | Annotated[list[str], Field(max_length=64)] | None = None
+    mirostat: Annotated[Whole, Field(ge=0, le=2)] | None = None
+    mirostat_tau: Annotated[float, Field(ge=0)] | None = None
+    mirostat_eta: Annotated[float, Field(ge=0)] | None = None
 
 
 class Named(Body):

@@ -11,15 +11,19 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from localllm.engine.vision_chunks import MARKER
 from localllm.generation import Accounting, Message
 from localllm.grammars import json_schema_grammar
 from localllm.serve.answering.answer import totals
 from localllm.serve.ollama.schemas import Asked, KeepAlive, OllamaMessage, OllamaTool, Options
+from localllm.serve.openai.words import check_images
 from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import RequestProblem
 from localllm.toolcalls import Tool
 
 _SEEDS = 0xFFFFFFFF
+_FOREVER_S = 10 * 365 * 86400.0  # longer is as good as for ever, and clocks can count it
+_PLACE = re.compile(r"\[img-[0-9]+\]")
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -30,7 +34,7 @@ def seconds(given: KeepAlive | None) -> float | None:
     if given is None:
         return None
     if isinstance(given, int | float):
-        return math.inf if given < 0 else float(given)
+        return math.inf if not 0 <= given <= _FOREVER_S else float(given)
     text = given.strip()
     negative, text = text.startswith("-"), text.removeprefix("-")
     try:
@@ -40,33 +44,36 @@ def seconds(given: KeepAlive | None) -> float | None:
         if not found or "".join(a + b for a, b in found) != text:
             raise RequestProblem(f"keep_alive: {given!r} is no duration", "keep_alive") from None
         value = sum(float(number) * _UNITS[unit] for number, unit in found)
-    return math.inf if negative or not math.isfinite(value) else value
+    return math.inf if negative or not 0 <= value <= _FOREVER_S else value
 
 
 def sampling_of(body: Asked) -> dict[str, Any]:
     """The fields of Sampling that the request decides."""
     options = body.options or Options()
-    if options.mirostat:
-        raise RequestProblem("mirostat is not supported here", "options.mirostat")
     names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n",
-             "repeat_penalty", "presence_penalty", "frequency_penalty")  # fmt: skip
+             "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat",
+             "mirostat_tau", "mirostat_eta")  # fmt: skip
     found = {name: getattr(options, name) for name in names}
     found = {name: value for name, value in found.items() if value is not None}
+    if options.top_k is not None:
+        found["top_k"] = max(0, options.top_k)  # below 1 it is off, there as here
     if options.seed is not None and options.seed >= 0:
         found["seed"] = options.seed % _SEEDS
-    if options.num_predict is not None and options.num_predict >= 0:
+    if options.num_predict is not None and options.num_predict > 0:  # else there is no limit
         found["max_tokens"] = options.num_predict
     if options.stop:
         stop = options.stop
         found["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
-    grammar = _grammar(body.format)
-    return found if grammar is None else found | {"grammar": grammar}
+    schema = schema_of(body)
+    return found if schema is None else found | {"grammar": json_schema_grammar(schema)}
 
 
-def _grammar(wanted: str | Mapping[str, Any] | None) -> str | None:
+def schema_of(body: Asked) -> Mapping[str, Any] | None:
+    """The JSON schema that `format` stands for."""
+    wanted = body.format
     if not wanted:
         return None
-    return json_schema_grammar({"type": "object"} if isinstance(wanted, str) else wanted)
+    return {"type": "object"} if isinstance(wanted, str) else wanted
 
 
 def variables_of(body: Asked) -> dict[str, Any]:
@@ -90,7 +97,9 @@ def tools_of(given: list[OllamaTool] | None) -> tuple[Tool, ...]:
 
 
 def messages_of(given: Sequence[OllamaMessage], limits: Limits) -> tuple[Message, ...]:
-    return tuple(_message(one, f"messages[{i}]", limits) for i, one in enumerate(given))
+    found = tuple(_message(one, f"messages[{i}]", limits) for i, one in enumerate(given))
+    check_images(found, "messages", limits)
+    return found
 
 
 def _message(given: OllamaMessage, where: str, limits: Limits) -> Message:
@@ -130,6 +139,11 @@ def images_of(given: Sequence[str] | None, where: str, limits: Limits) -> tuple[
         except (binascii.Error, ValueError):
             raise RequestProblem(f"{where}: an image is no base64", where) from None
     return tuple(found)
+
+
+def with_places(prompt: str, n_images: int) -> str:
+    """A raw prompt says where its images are as [img-0], [img-1] ..., in order."""
+    return _PLACE.sub(MARKER, prompt, count=n_images) if n_images else prompt
 
 
 # --- back ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from localllm.serve.openai.words import (
     biases,
     choice_of,
     format_grammar,
+    format_schema,
     messages_of,
     sampling_of,
     tools_of,
@@ -45,7 +46,7 @@ class ChatCompletions:
         if body.stream:
             return LineStream(_stream(begun, body), SSE, begun.close)
         found = await begun.whole()
-        tokenizer = begun.use.resident.tokenizer
+        tokenizer = begun.tokenizer
         choices = [_choice(i, one, tokenizer, body) for i, one in enumerate(found)]
         return JSONResponse(
             {
@@ -55,6 +56,8 @@ class ChatCompletions:
                 "model": body.model,
                 "choices": choices,
                 "usage": chunks.usage_of([one.account for one in found]),
+                "system_fingerprint": chunks.fingerprint(begun.use),
+                **routed(begun),
             }
         )
 
@@ -69,6 +72,7 @@ class ChatCompletions:
         return Ask(
             messages=messages_of(body.messages, limits),
             sampling=sampling_of(body, max_tokens, format_grammar(body.response_format)),
+            schema=format_schema(body.response_format),
             n=body.n or 1,
             logit_bias=biases(body.logit_bias),
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
@@ -76,10 +80,15 @@ class ChatCompletions:
             tool_choice=choice_of(body, tools),
             parallel_calls=body.parallel_tool_calls is not False,
             variables=_variables(body),
-            ignore_eog=body.ignore_eos,
-            cache_prompt=body.cache_prompt,
+            ignore_eog=body.ignore_eos is True,
+            cache_prompt=body.cache_prompt is not False,
             deadline_s=limits.answer_s,
         )
+
+
+def routed(begun: Begun) -> dict[str, Any]:
+    """The field with what a router decided, beside OpenAI's; nothing for others."""
+    return {} if begun.about is None else {"localllm": {"routing": dict(begun.about)}}
 
 
 def _variables(body: ChatBody) -> dict[str, Any]:
@@ -137,18 +146,20 @@ class _Writer:
     they are most of what this server writes."""
 
     def __init__(self, begun: Begun, body: ChatBody) -> None:
-        self._tokenizer = begun.use.resident.tokenizer
+        self._tokenizer = begun.tokenizer
         self._with_logprobs = bool(body.logprobs)
-        self._usage = body.stream_options is not None and body.stream_options.include_usage
+        self._usage = chunks.wants_usage(body)
         self._head: dict[str, Any] = {
             "id": chunks.new_id("chatcmpl"),
             "object": "chat.completion.chunk",
             "created": chunks.now_s(),
             "model": body.model,
+            "system_fingerprint": chunks.fingerprint(begun.use),
         }
         self._prefix = b"data: " + json.dumps(self._head).encode()[:-1] + b', "choices": '
         self._suffix = (b', "usage": null' if self._usage else b"") + b"}\n\n"
         self.ended: list[Accounting] = []
+        self._begun = begun
 
     def role(self, n: int) -> bytes:
         first = {"role": "assistant", "content": ""}
@@ -187,7 +198,9 @@ class _Writer:
             f'[{{"index": {part.sample}, "delta": {{}}, "logprobs": null, '
             f'"finish_reason": "{reason}"}}]'
         )
-        return self._prefix + text.encode() + self._suffix
+        about = routed(self._begun)
+        more = b", " + json.dumps(about).encode()[1:-1] if about else b""
+        return self._prefix + text.encode() + more + self._suffix
 
     def last(self) -> bytes:
         if not self._usage:

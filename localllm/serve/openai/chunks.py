@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from localllm.engine.scheduler import Logprob, TokenLogprobs
 from localllm.engine.tokenizer import Tokenizer
 from localllm.generation import Accounting
 from localllm.serve.answering.answer import totals
+from localllm.serve.openai.schemas import Sampled
+from localllm.serve.resident.desk import InUse
 
 
 def new_id(prefix: str) -> str:
@@ -32,10 +37,30 @@ def usage_of(ended: Sequence[Accounting]) -> dict[str, Any]:
 
 
 def finish_of(account: Accounting, called: bool) -> str:
-    """A context that is full ends an answer as a limit does."""
-    if called:
-        return "tool_calls"
-    return "stop" if account.finish_reason == "stop" else "length"
+    """A context that is full ends an answer as a limit does; a call that was cut off is none."""
+    if account.finish_reason != "stop":
+        return "length"
+    return "tool_calls" if called else "stop"
+
+
+def wants_usage(body: Sampled) -> bool:
+    return body.stream_options is not None and body.stream_options.include_usage is True
+
+
+def fingerprint(use: object) -> str | None:
+    """The same for the same weights, adapters and engine: with it, a seed means the same. None for
+    those elsewhere."""
+    if not isinstance(use, InUse):
+        return None
+    served = use.served
+    adapters = [(path.name, scale) for path, scale in served.adapters]
+    text = f"{served.key} {adapters} {_engine()}"
+    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@cache
+def _engine() -> str:
+    return version("llama-cpp-python")
 
 
 def chat_logprobs(tokenizer: Tokenizer, given: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:

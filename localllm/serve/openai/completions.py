@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from localllm.engine.infill import CannotInfill
 from localllm.errors import LocalLLMError
 from localllm.generation import Accounting
 from localllm.serve.answering.answer import Ended, Part, Said, Whole
@@ -41,7 +43,8 @@ class Completions:
         try:
             for one, prompt in zip(begun, prompts, strict=True):
                 found = await one.whole()
-                choices += _choices(one, found, prompt, body, first=len(choices))
+                best = _best(found, body)
+                choices += _choices(one, best, prompt, body, first=len(choices))
                 ended.append(chunks.usage_of([sample.account for sample in found]))
         finally:
             for one in begun:
@@ -55,6 +58,7 @@ class Completions:
                 "model": body.model,
                 "choices": choices,
                 "usage": _summed(ended),
+                "system_fingerprint": chunks.fingerprint(begun[0].use),
             }
         )
 
@@ -68,9 +72,11 @@ class Completions:
                 begun.append(
                     await self._service.begin(request, body.model, ask, whole=not body.stream)
                 )
-        except BaseException:
+        except BaseException as error:
             for one in begun:
                 await one.close()
+            if isinstance(error, CannotInfill):
+                raise RequestProblem(error.message, "suffix") from None
             raise
 
         def stop() -> None:
@@ -85,12 +91,13 @@ class Completions:
             text=prompt if isinstance(prompt, str) else "",
             tokens=() if isinstance(prompt, str) else tuple(prompt),
             sampling=sampling_of(body, body.max_tokens, None),
-            n=body.n or 1,
+            n=body.n_samples,
             logit_bias=biases(body.logit_bias),
-            logprobs=body.logprobs,
-            ignore_eog=body.ignore_eos,
-            cache_prompt=body.cache_prompt,
+            logprobs=0 if body.logprobs is None and _chooses(body) else body.logprobs,
+            ignore_eog=body.ignore_eos is True,
+            cache_prompt=body.cache_prompt is not False,
             deadline_s=self._service.limits.answer_s,
+            suffix=body.suffix or None,
         )
 
 
@@ -106,10 +113,10 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
 
 
 def _refuse(body: CompletionBody, prompts: Sequence[Any]) -> None:
-    if body.suffix:
-        raise RequestProblem("suffix (text after the gap) is not supported here", "suffix")
-    if body.best_of is not None and body.best_of != (body.n or 1):
-        raise RequestProblem("best_of is not supported here; use n", "best_of")
+    if body.best_of is not None and body.best_of < (body.n or 1):
+        raise RequestProblem(f"best_of is {body.best_of}, fewer than n", "best_of")
+    if body.stream and _chooses(body):
+        raise RequestProblem("the best of several is not known while they stream", "best_of")
     if body.echo and body.logprobs is not None:
         raise RequestProblem(
             "echo with logprobs is not supported here: a prompt's own are not computed", "echo"
@@ -120,10 +127,26 @@ def _refuse(body: CompletionBody, prompts: Sequence[Any]) -> None:
         raise RequestProblem("a stream answers one prompt", "prompt")
 
 
+def _chooses(body: CompletionBody) -> bool:
+    return body.n_samples > (body.n or 1)
+
+
+def _best(found: Sequence[Whole], body: CompletionBody) -> Sequence[Whole]:
+    """The `n` whose tokens are the likeliest, on average; the best first."""
+    if not _chooses(body):
+        return found
+
+    def mean(one: Whole) -> float:
+        values = [chunks.finite(token.chosen.logprob) for token in one.logprobs]
+        return sum(values) / len(values) if values else -math.inf
+
+    return sorted(found, key=mean, reverse=True)[: body.n or 1]
+
+
 def _echo(begun: Begun, prompt: str | list[int], body: CompletionBody) -> str:
     if not body.echo:
         return ""
-    return prompt if isinstance(prompt, str) else begun.use.resident.tokenizer.decode(prompt)
+    return prompt if isinstance(prompt, str) else begun.tokenizer.decode(prompt)
 
 
 def _choices(
@@ -134,7 +157,7 @@ def _choices(
     for i, one in enumerate(found):
         logprobs = None
         if body.logprobs is not None:
-            logprobs = chunks.TextLogprobs(begun.use.resident.tokenizer).of(one.logprobs)
+            logprobs = chunks.TextLogprobs(begun.tokenizer).of(one.logprobs)
         made.append(
             {
                 "index": first + i,
@@ -168,9 +191,10 @@ async def _stream(
         "object": "text_completion",
         "created": chunks.now_s(),
         "model": body.model,
+        "system_fingerprint": chunks.fingerprint(begun.use),
     }
     n = body.n or 1
-    logprobs = [chunks.TextLogprobs(begun.use.resident.tokenizer) for _ in range(n)]
+    logprobs = [chunks.TextLogprobs(begun.tokenizer) for _ in range(n)]
     ended: list[Accounting] = []
 
     def chunk(sample: int, text: str, finish: str | None, of: Any = None) -> bytes:
@@ -196,6 +220,6 @@ async def _stream(
         return
     finally:
         begun.account(ended)
-    if body.stream_options is not None and body.stream_options.include_usage:
+    if chunks.wants_usage(body):
         yield event({**head, "choices": [], "usage": chunks.usage_of(ended)})
     yield DONE

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from localllm.serve.resident.catalog import Served
+from localllm.serve.resident.catalog import FarAlias, Served
 from localllm.serve.service import Service
 
 
@@ -21,9 +21,29 @@ class Models:
         catalog = self._service.desk.catalog
         name = request.path_params.get("name")
         if name is not None:
+            if (far := await self._service.far(name)) is not None:
+                return JSONResponse(_far(FarAlias(name, far)))
             return JSONResponse(_model(await self._service.work(lambda: catalog.find(name))))
         found = await self._service.work(catalog.names)
-        return JSONResponse({"object": "list", "data": [_model(one) for one in found]})
+        elsewhere = await self._service.work(catalog.far_names)
+        data = [*map(_model, found), *map(_far, elsewhere)]
+        return JSONResponse({"object": "list", "data": data})
+
+
+def _far(one: FarAlias) -> dict[str, Any]:
+    """Nothing of where it is: that is the operator's business."""
+    return {
+        "id": one.name,
+        "object": "model",
+        "created": int(one.far.added_at),
+        "owned_by": one.far.kind,
+        # beside OpenAI's fields
+        "architecture": None,
+        "quantization": None,
+        "n_params": None,
+        "n_ctx_train": one.far.n_ctx,
+        "size_bytes": 0,
+    }
 
 
 def _model(served: Served) -> dict[str, Any]:

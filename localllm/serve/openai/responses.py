@@ -14,7 +14,7 @@ from localllm.generation import Message
 from localllm.serve.openai.chunks import new_id, now_s
 from localllm.serve.openai.responses_output import Output
 from localllm.serve.openai.responses_schemas import ResponsesBody
-from localllm.serve.openai.responses_words import ask_of, messages_of
+from localllm.serve.openai.responses_words import ask_of
 from localllm.serve.service import Begun, Service
 from localllm.serve.web.problems import Failure, RequestProblem
 from localllm.serve.web.streams import SSE, LineStream, event
@@ -71,7 +71,8 @@ class Responses:
         before = self._kept.get(earlier) if earlier is not None else ()
         ask = await self._service.work(lambda: ask_of(body, before, limits))
         begun = await self._service.begin(request, body.model, ask, whole=not body.stream)
-        said = (*before, *messages_of(body, limits))
+        messages = ask.messages or ()
+        said = messages[1:] if body.instructions else messages
         writer = _Writer(body, begun, self._kept, said)
         if body.stream:
             return LineStream(writer.stream(), SSE, begun.close)

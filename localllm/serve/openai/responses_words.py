@@ -17,7 +17,7 @@ from localllm.serve.openai.responses_schemas import (
     ResponseTool,
     TextFormat,
 )
-from localllm.serve.openai.words import image_of
+from localllm.serve.openai.words import check_images, image_of
 from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import RequestProblem
 from localllm.toolcalls import Tool
@@ -31,9 +31,12 @@ def ask_of(body: ResponsesBody, before: Sequence[Message], limits: Limits) -> As
         "temperature": body.temperature,
         "top_p": body.top_p,
         "max_tokens": body.max_output_tokens,
-        "grammar": _grammar(body.text.format if body.text else None),
     }
+    schema = _schema(body.text.format if body.text else None)
+    if schema is not None:
+        sampling["grammar"] = json_schema_grammar(schema)
     said = (*before, *messages_of(body, limits))
+    check_images(said, "input", limits)
     system = (Message("system", body.instructions),) if body.instructions else ()
     effort = body.reasoning.effort if body.reasoning else None
     variables: dict[str, Any] = {}
@@ -42,6 +45,7 @@ def ask_of(body: ResponsesBody, before: Sequence[Message], limits: Limits) -> As
     return Ask(
         messages=(*system, *said),
         sampling={name: value for name, value in sampling.items() if value is not None},
+        schema=schema,
         tools=tools,
         tool_choice=_choice(body, tools),
         parallel_calls=body.parallel_tool_calls is not False,
@@ -61,14 +65,14 @@ def _refuse(body: ResponsesBody) -> None:
         raise RequestProblem("there are no stored prompts here", "prompt")
 
 
-def _grammar(wanted: TextFormat | None) -> str | None:
+def _schema(wanted: TextFormat | None) -> dict[str, Any] | bool | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return json_schema_grammar({"type": "object"})
+        return {"type": "object"}
     if wanted.json_schema is None:
         raise RequestProblem("text.format: json_schema needs the schema", "text.format")
-    return json_schema_grammar(wanted.json_schema)
+    return wanted.json_schema
 
 
 def tools_of(given: Sequence[ResponseTool] | None) -> tuple[Tool, ...]:
@@ -112,7 +116,9 @@ def messages_of(body: ResponsesBody, limits: Limits) -> tuple[Message, ...]:
         elif item.type == "function_call_output":
             if item.call_id is None:
                 raise RequestProblem(f"{where}.call_id is missing", where)
-            text, _ = _content(item.output, where, limits)
+            text, images = _content(item.output, where, limits)
+            if images:
+                raise RequestProblem(f"{where}: a tool's output is text here", where)
             found.append(Message("tool", text, {"tool_call_id": item.call_id}))
         else:
             found.append(_message(item, where, limits))

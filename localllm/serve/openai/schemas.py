@@ -35,12 +35,12 @@ class Sampled(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     grammar: str | None = Field(None, description="GBNF, in place of response_format.")
-    ignore_eos: bool = False
-    cache_prompt: bool = True
+    ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
 
 
 class StreamOptions(Body):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ImageUrl(Body):
@@ -147,7 +147,12 @@ class CompletionBody(Sampled):
     logprobs: Annotated[int, Field(ge=0, le=_MOST_LOGPROBS)] | None = None
     echo: bool | None = None
     suffix: str | None = None
-    best_of: int | None = None
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+
+    @property
+    def n_samples(self) -> int:
+        """How many are computed; the best `n` of them are given."""
+        return max(self.n or 1, self.best_of or 1)
 
 
 class EmbeddingsBody(Body):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from localllm.generation import Message
@@ -58,13 +59,19 @@ def biases(given: dict[str, float] | None) -> dict[int, float]:
 
 def format_grammar(wanted: ResponseFormat | None) -> str | None:
     """The grammar that `response_format` stands for. Raises UsageProblem for a bad schema."""
+    schema = format_schema(wanted)
+    return None if schema is None else json_schema_grammar(schema)
+
+
+def format_schema(wanted: ResponseFormat | None) -> dict[str, Any] | bool | None:
+    """The JSON schema that `response_format` stands for. Raises RequestProblem without one."""
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return json_schema_grammar(_ANY_OBJECT)
+        return _ANY_OBJECT
     if wanted.json_schema is None:
         raise RequestProblem("response_format: json_schema needs the schema", "response_format")
-    return json_schema_grammar(wanted.json_schema.json_schema)
+    return wanted.json_schema.json_schema
 
 
 def tools_of(given: list[FunctionTool] | None) -> tuple[Tool, ...]:
@@ -97,7 +104,18 @@ def choice_of(body: ChatBody, tools: tuple[Tool, ...]) -> str:
 
 def messages_of(given: list[ChatMessage], limits: Limits) -> tuple[Message, ...]:
     """Raises RequestProblem for content that no model here reads."""
-    return tuple(_message(one, f"messages[{i}]", limits) for i, one in enumerate(given))
+    found = tuple(_message(one, f"messages[{i}]", limits) for i, one in enumerate(given))
+    check_images(found, "messages", limits)
+    return found
+
+
+def check_images(messages: Sequence[Message], where: str, limits: Limits) -> None:
+    """Raise RequestProblem for more images than one request may have."""
+    count = sum(len(one.extra.get("images", ())) for one in messages)
+    if count > limits.images_in_all:
+        raise RequestProblem(
+            f"{where}: {count} images; at most {limits.images_in_all} in one request", where
+        )
 
 
 def _message(given: ChatMessage, where: str, limits: Limits) -> Message:

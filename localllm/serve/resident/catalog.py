@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localllm.errors import InvalidReference, ModelNotFound, UsageProblem
+from localllm.library.answering import Adjustable, Far, all_far
+from localllm.library.find import is_adapter, with_base
 from localllm.refs import ModelRef
 from localllm.registry import Model, Registry
 from localllm.registry.resolve import pick
@@ -29,6 +31,14 @@ class Alias:
 
 
 @dataclass(frozen=True)
+class FarAlias:
+    """A name that the operator gave to somebody elsewhere."""
+
+    name: str
+    far: Far
+
+
+@dataclass(frozen=True)
 class Served:
     """A model as one name means it. `key` is the same for all names of the same weights, which
     are in memory once."""
@@ -43,7 +53,12 @@ class Catalog:
     """Safe from any thread. With `only`, nothing but the operator's own names is served."""
 
     def __init__(
-        self, registry: Registry, aliases: Sequence[Alias] = (), *, only: bool = False
+        self,
+        registry: Registry,
+        aliases: Sequence[Alias] = (),
+        far: Sequence[FarAlias] = (),
+        *,
+        only: bool = False,
     ) -> None:
         self.registry = registry
         self.only = only
@@ -51,6 +66,9 @@ class Catalog:
         self._lock = threading.Lock()
         self._read_at = 0.0
         self._models: tuple[Model, ...] = ()
+        self._far_given = {one.name.casefold(): one for one in far}
+        self._far_read_at = 0.0
+        self._far: dict[str, FarAlias] = dict(self._far_given)
 
     def find(self, name: str) -> Served:
         """What `name` means. Raises ModelNotFound with the nearest names, AmbiguousModel."""
@@ -60,18 +78,52 @@ class Catalog:
         for text in dict.fromkeys((name, short)):
             alias = self._aliases.get(text.casefold())
             if alias is not None:
-                return _served(alias.name, alias.model, alias.adapters)
+                return served_as(alias.name, alias.model, alias.adapters)
         model = self._resolve(name, short)
-        return _served(model.name, model)
+        return served_as(model.name, model)
 
     def names(self) -> tuple[Served, ...]:
         """Everything that is served, the operator's own names first."""
-        found = [_served(one.name, one.model, one.adapters) for one in self._aliases.values()]
+        found = [served_as(one.name, one.model, one.adapters) for one in self._aliases.values()]
         known = {one.name.casefold() for one in found}
         for model in () if self.only else self.models():
             if model.format == "gguf" and model.name.casefold() not in known:
-                found.append(_served(model.name, model))
+                found.append(served_as(model.name, model))
         return tuple(found)
+
+    # --- those elsewhere -----------------------------------------------------------------
+
+    @property
+    def far_is_fresh(self) -> bool:
+        """Whether `far` answers without asking the disk."""
+        return self.only or time.monotonic() - self._far_read_at <= _FRESH_S
+
+    def far(self, name: str) -> Far | None:
+        """Who answers to `name` from elsewhere, None where nobody does. The operator's own names
+        for models count before."""
+        for text in dict.fromkeys((name, name.removesuffix(_LATEST))):
+            if text.casefold() in self._aliases:
+                return None
+            if (found := self._all_far().get(text.casefold())) is not None:
+                return found.far
+            base, at, threshold = text.rpartition("@")
+            routed = self._all_far().get(base.casefold()) if at else None
+            if routed is not None and isinstance(routed.far, Adjustable):
+                return routed.far.at(threshold)
+        return None
+
+    def far_names(self) -> tuple[FarAlias, ...]:
+        """Everyone elsewhere that is served."""
+        return tuple(self._all_far().values())
+
+    def _all_far(self) -> dict[str, FarAlias]:
+        with self._lock:
+            if not self.far_is_fresh:
+                known = {
+                    one.name.casefold(): FarAlias(one.name, one) for one in all_far(self.registry)
+                }
+                self._far, self._far_read_at = known | self._far_given, time.monotonic()
+            return self._far
 
     def models(self) -> tuple[Model, ...]:
         """The registry's, as it was within the last second."""
@@ -84,7 +136,7 @@ class Catalog:
     def forget(self) -> None:
         """The registry was changed."""
         with self._lock:
-            self._read_at = 0.0
+            self._read_at = self._far_read_at = 0.0
 
     def _resolve(self, name: str, short: str) -> Model:
         """Not Registry.resolve: that takes paths, and asks the disk for the file, which may be
@@ -102,6 +154,8 @@ class Catalog:
             except ModelNotFound as error:
                 first = first or error
             else:
+                if is_adapter(model):
+                    return with_base(model, self.registry)
                 if model.format != "gguf":
                     raise UsageProblem(f"{model.name} is a {model.format} file and cannot answer")
                 return model
@@ -116,6 +170,7 @@ class Catalog:
         import difflib
 
         aliases = [one.name for one in self._aliases.values()]
+        aliases += [one.name for one in self.far_names()]
         near = difflib.get_close_matches(name.casefold(), [a.casefold() for a in aliases], n=3)
         names = [a for a in aliases if a.casefold() in near]
         if "near:" in error.message or not names:
@@ -123,7 +178,7 @@ class Catalog:
         return ModelNotFound(f"no model {name!r} here; near: {', '.join(names)}", error.hint)
 
 
-def _served(name: str, model: Model, adapters: tuple[tuple[Path, float], ...] = ()) -> Served:
+def served_as(name: str, model: Model, adapters: tuple[tuple[Path, float], ...] = ()) -> Served:
     own = tuple((file.path, 1.0) for file in model.with_role("adapter"))
     return Served(name, model, _key(model), (*own, *adapters))
 

@@ -15,6 +15,7 @@ from localllm.closing import Closing
 from localllm.engine.scheduler import Load, Loaded, ModelPool
 from localllm.engine.scheduler.pool import Lease
 from localllm.errors import LocalLLMError
+from localllm.library.presets import Preset
 from localllm.registry import Model
 from localllm.serve.resident.catalog import Catalog, Served
 from localllm.serve.resident.planner import ResidentPlanner
@@ -83,15 +84,38 @@ class Desk(Closing):
         Raises ModelNotFound, Busy, DoesNotFit and what loading raises.
         """
         served = await self.work(lambda: self.catalog.find(name))
-        self._planner.know(served.key, served.model)
+        async with self._held(served, keep_alive_s) as found:
+            yield found
+
+    @asynccontextmanager
+    async def hold(self, served: Served) -> AsyncIterator[InUse]:
+        """The same for a model that was found already."""
+        async with self._held(served, None) as found:
+            yield found
+
+    @asynccontextmanager
+    async def _held(self, served: Served, keep_alive_s: float | None) -> AsyncIterator[InUse]:
         begun = time.perf_counter()
-        lease = await self._lease(served.key, keep_alive_s)
+        lease = await self._long_enough(served, keep_alive_s)
         load_s = time.perf_counter() - begun
         self._known[served.key] = served, weakref.ref(lease.resident)
         try:
             yield InUse(served, lease.resident, load_s)
         finally:
             lease.release()
+
+    async def _long_enough(self, served: Served, keep_alive_s: float | None) -> Lease[Resident]:
+        """Names of the same weights may want contexts of other lengths (num_ctx): a resident whose
+        is too short for this one is loaded anew, if nobody else uses it."""
+        n_ctx = Preset.of(served.model).n_ctx
+        self._planner.know(served.key, served.model, n_ctx)
+        lease = await self._lease(served.key, keep_alive_s)
+        if self._planner.too_short(lease.resident, n_ctx):
+            lease.release()
+            await self.work(lambda: self.pool.unload(served.key))
+            self._planner.know(served.key, served.model, n_ctx)
+            lease = await self._lease(served.key, keep_alive_s)
+        return lease
 
     async def _lease(self, key: str, keep_alive_s: float | None) -> Lease[Resident]:
         while True:
@@ -144,8 +168,8 @@ class Desk(Closing):
         return tuple(found)
 
     def unload(self, name: str) -> bool:
-        """Take a model out of memory if nobody uses it; whether it is gone."""
-        return self.pool.unload(self.catalog.find(name).key)
+        """Take a model out of memory, as soon as nobody uses it; whether it is gone."""
+        return self.pool.unload(self.catalog.find(name).key, later=True)
 
     def close(self) -> None:
         """Unload everything; who waits is told."""

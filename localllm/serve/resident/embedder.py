@@ -1,4 +1,7 @@
-"""Texts to vectors beside the scheduler: one context, one thread, everyone's texts in turn."""
+"""Texts to vectors beside the scheduler: one context, one thread, everyone's texts in turn.
+
+The context is made by a plan (placement.vectors), with the model where it only embeds.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from localllm.closing import Closing
 from localllm.engine.context import Context
-from localllm.engine.embed import embed, embedding_options
-from localllm.engine.model import Model
+from localllm.engine.embed import embed
 from localllm.engine.scheduler import Stopped
 from localllm.errors import EngineError, Interrupted
 
@@ -18,27 +20,29 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_AT_ONCE = 16  # texts of one batch; who is gone is noticed between two
+    from localllm.placement import ContextNeed
 
 
 class Embedder(Closing):
     """Vectors of one model. Made at the first request for one, or with the model."""
 
-    def __init__(self, model: Model, n_tokens_max: int, n_threads: int) -> None:
-        """Texts of up to `n_tokens_max` tokens. A model that names no pooling gets the mean.
+    def __init__(
+        self, context: Context, n_tokens_max: int, need: ContextNeed | None = None
+    ) -> None:
+        """`context` is of placement's vector_options, and this one's to close. `need` is what it
+        takes beside the model, None where it is part of the model's own plan.
 
-        Raises EngineError when there is no room for its context.
+        Raises EngineError for a model that ranks, and makes no vectors.
         """
+        _check(context)
         self._thread = ThreadPoolExecutor(1, "localllm-embed")
         self._n_open = 0
         self._lock = threading.Lock()
         self._closed = False
-        self.context = _context(model, n_tokens_max, n_threads)
-        self.tokenizer = model.tokenizer
-
-    @property
-    def n_tokens_max(self) -> int:
-        return self.context.n_ubatch
+        self.context = context
+        self.need = need
+        self.tokenizer = context.model.tokenizer
+        self.n_tokens_max = n_tokens_max
 
     @property
     def idle(self) -> bool:
@@ -69,10 +73,11 @@ class Embedder(Closing):
         import numpy as np
 
         found = []
-        for start in range(0, len(texts), _AT_ONCE):
+        at_once = self.context.n_seq_max  # who is gone is noticed between two
+        for start in range(0, len(texts), at_once):
             if gone() or self._closed:
                 raise Interrupted("nobody waits for these vectors")
-            found.append(embed(self.context, texts[start : start + _AT_ONCE], normalize=normalize))
+            found.append(embed(self.context, texts[start : start + at_once], normalize=normalize))
         return np.concatenate(found)
 
     def close(self) -> None:
@@ -85,22 +90,9 @@ class Embedder(Closing):
         self.context.close()
 
 
-def _context(model: Model, n_tokens_max: int, n_threads: int) -> Context:
-    options = embedding_options(n_tokens_max, n_seq_max=_AT_ONCE, n_threads=n_threads)
-    context = Context(model, options)
-    if _pools(context):
-        return context
-    context.close()
-    return Context(
-        model,
-        embedding_options(n_tokens_max, n_seq_max=_AT_ONCE, pooling="mean", n_threads=n_threads),
-    )
-
-
-def _pools(context: Context) -> bool:
+def _check(context: Context) -> None:
     from localllm.engine import native
 
     kind = int(native.lib().llama_pooling_type(context.handle))
     if kind == 4:  # LLAMA_POOLING_TYPE_RANK
         raise EngineError(f"{context.model.path.name} ranks documents; it makes no vectors")
-    return kind > 0  # 0 is LLAMA_POOLING_TYPE_NONE

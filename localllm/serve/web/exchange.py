@@ -51,6 +51,7 @@ class Exchange:
     last_sent: float = 0.0
     writing_since: float | None = None
     stop: Callable[[], None] | None = None  # ends what the request computes
+    headers: dict[str, str] = field(default_factory=dict)  # go out beside the answer's own
 
     def __post_init__(self) -> None:
         self._task = asyncio.current_task()
@@ -78,6 +79,9 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            own = [(n.encode("latin-1"), v.encode("latin-1", "replace"))
+                   for n, v in self.headers.items()]  # fmt: skip
+            message = {**message, "headers": [*message.get("headers", ()), *own]}
         elif not message.get("more_body"):
             self.complete = True
         self.n_sent += len(message.get("body", b""))

@@ -26,5 +26,6 @@ class Limits:
     ping_s: float = 15.0
     connections: int = 4096
     texts: int = 2048
-    images: int = 16
+    images: int = 16  # of one message
+    images_in_all: int = 32  # each is pixels in memory before anything is computed
     image_bytes: int = 16 << 20

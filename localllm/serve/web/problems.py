@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from localllm.endpoints.failures import ContextFull, EndpointBusy, EndpointSilent, RequestRefused
 from localllm.engine.scheduler import Busy, DeadlinePassed, Stopped
 from localllm.errors import LocalLLMError, NotFound, SourceFailed, UsageProblem
 from localllm.serve.answering.ask import PromptTooLong
@@ -52,12 +53,12 @@ class Failure:
             return cls(504, error.message, code="timeout")
         if isinstance(error, PromptTooLong):
             return cls(400, error.message, "messages", "context_length_exceeded")
+        if isinstance(error, SourceFailed):
+            return _of_elsewhere(error)
         if isinstance(error, NotFound):
             return cls(404, error.message, "model", "model_not_found")
         if isinstance(error, UsageProblem):
             return cls(400, error.message)
-        if isinstance(error, SourceFailed):
-            return cls(502, error.message, code=error.kind)
         hint = f" ({error.hint})" if error.hint else ""
         return cls(500, error.message + hint, code=error.kind)
 
@@ -77,6 +78,20 @@ class Failure:
 
     def ollama(self) -> dict[str, Any]:
         return {"error": self.message}
+
+
+def _of_elsewhere(error: SourceFailed) -> Failure:
+    """What servers behind this one did wrong. A refusal of the request is the client's to mend."""
+    if isinstance(error, EndpointBusy):
+        wait = str(max(1, round(error.retry_after_s or 1)))
+        return Failure(503, error.message, code="overloaded", headers={"Retry-After": wait})
+    if isinstance(error, EndpointSilent):
+        return Failure(504, error.message, code="timeout")
+    if isinstance(error, ContextFull):
+        return Failure(400, error.message, "messages", "context_length_exceeded")
+    if isinstance(error, RequestRefused) and error.status in (400, 413, 415, 422):
+        return Failure(400, error.message, code=error.code)
+    return Failure(502, error.message, code=error.kind)
 
 
 def phrase(status: int) -> str:

@@ -1,0 +1,1 @@
+"""endpoint: servers elsewhere that answer under a name of their own here."""
