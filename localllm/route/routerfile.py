@@ -41,8 +41,8 @@ _NO_ZIP = (
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def save(router: Router, path: Path) -> None:
-    """Writes `path` whole or not at all."""
+def packed(router: Router) -> bytes:
+    """The file's content."""
     arrays = router.predictor.arrays()
     about = {
         "schema": SCHEMA,
@@ -53,16 +53,27 @@ def save(router: Router, path: Path) -> None:
         "intercept": router.calibration.intercept,
         "n_trained": router.n_trained,
     }
+    return pack_arrays({"about": np.array(json.dumps(about), dtype=np.str_), **arrays})
+
+
+def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays of numbers and text as one archive, which `read_arrays` reads back."""
     held = io.BytesIO()
-    parts: dict[str, Any] = {"about": np.array(json.dumps(about), dtype=np.str_), **arrays}
+    parts: dict[str, Any] = dict(arrays)
     np.savez_compressed(held, **parts)
+    return held.getvalue()
+
+
+def save(router: Router, path: Path) -> None:
+    """Writes `path` whole or not at all."""
+    content = packed(router)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise HomeUnwritable(f"{path.parent} cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as out:
-            out.write(held.getbuffer())
+            out.write(content)
         Path(name).replace(path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
@@ -75,7 +86,7 @@ def load(path: Path, embedder: Embedder | None = None) -> Router:
     Raises FileGone, DamagedFile (naming what is wrong), UsageProblem for a newer schema or an
     embedder that is missing or another one.
     """
-    arrays = _read(path)
+    arrays = read_arrays(path)
     about = _about(arrays.pop("about", None), path)
     kind, members = about.get("kind"), (about.get("weak"), about.get("strong"))
     if not all(isinstance(name, str) and 0 < len(name) <= 1000 for name in (kind, *members)):
@@ -95,8 +106,8 @@ def load(path: Path, embedder: Embedder | None = None) -> Router:
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Every array, after the zip's directory was seen to be of a sane size."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array, after the zip's directory was seen to be of a sane size. Raises as `load`."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -22,7 +22,7 @@ from localllm.route.text.words import Vocabulary
 _LARGEST = 1e6
 
 
-class _Arrays:
+class CheckedArrays:
     """The arrays of a file; whatever is asked for is checked, or DamagedFile."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -100,10 +100,10 @@ def predictor_from(
 ) -> Predictor:
     """Raises DamagedFile for arrays that do not fit together, UsageProblem for an embedder that
     is missing or another than the one trained with."""
-    held = _Arrays(arrays)
+    held = CheckedArrays(arrays)
     if kind == Embedded.kind:
         return _embedded(held, embedder)
-    readers: dict[str, Callable[[_Arrays], Predictor]] = {
+    readers: dict[str, Callable[[CheckedArrays], Predictor]] = {
         Lexical.kind: _lexical,
         Similarity.kind: _similarity,
         Factors.kind: _factors,
@@ -113,7 +113,7 @@ def predictor_from(
     return readers[kind](held)
 
 
-def _lexical(held: _Arrays) -> Lexical:
+def _lexical(held: CheckedArrays) -> Lexical:
     vocabulary = held.vocabulary()
     n_terms = len(vocabulary.terms)
     forms, domains = held.names("forms"), held.names("domains")
@@ -136,7 +136,7 @@ def _lexical(held: _Arrays) -> Lexical:
     )
 
 
-def _similarity(held: _Arrays) -> Similarity:
+def _similarity(held: CheckedArrays) -> Similarity:
     vocabulary = held.vocabulary()
     rule = held.text("rule")
     if rule not in ("neighbours", "bradley-terry"):
@@ -152,7 +152,7 @@ def _similarity(held: _Arrays) -> Similarity:
     return Similarity(rule, vocabulary, Postings(start, prompt, value, len(gap)), gap, excerpts)
 
 
-def _factors(held: _Arrays) -> Factors:
+def _factors(held: CheckedArrays) -> Factors:
     vocabulary = held.vocabulary()
     models, pair = held.names("models"), held.names("pair")
     if len(pair) != 2 or not set(pair) <= set(models):
@@ -171,7 +171,7 @@ def _factors(held: _Arrays) -> Factors:
     )
 
 
-def _embedded(held: _Arrays, embedder: Embedder | None) -> Embedded:
+def _embedded(held: CheckedArrays, embedder: Embedder | None) -> Embedded:
     name = held.text("embedder")
     if embedder is None or embedder.name != name:
         raise UsageProblem(

@@ -74,17 +74,17 @@ class Similarity:
 
     def nearest(self, prompt: str, n: int = 5) -> list[tuple[str, float, float]]:
         """(beginning, cosine, gap) of the known prompts most alike, first the most."""
-        cosine = self._cosines(prompt)
+        cosine = self.cosines(prompt)
         order = np.argsort(-cosine, kind="stable")[:n]
         return [(self.excerpts[i], float(cosine[i]), float(self.gap[i])) for i in order]
 
-    def _cosines(self, prompt: str) -> Floats:
+    def cosines(self, prompt: str) -> Floats:
         return self.postings.cosines(*self.vocabulary.row(read(prompt).text))
 
     def _shares(self, prompt: str) -> tuple[Floats, float]:
         """How much every known prompt counts, and the average that they move the score from."""
         average = float(self.gap.mean())
-        cosine = self._cosines(prompt)
+        cosine = self.cosines(prompt)
         if self.rule == "bradley-terry":
             weight = GAMMA ** (1 + cosine / max(float(cosine.max()), 1e-9))
             return weight / weight.sum(), average

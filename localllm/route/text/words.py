@@ -61,6 +61,12 @@ class Vocabulary:
         return columns, weights / length if length else weights
 
 
+def tokens_in(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, word in lower case) of every word. Of the few characters that are longer in
+    lower case the places are one off."""
+    return [(found.start(), found.end(), found[0]) for found in _TOKEN.finditer(text.lower())]
+
+
 def terms_of(text: str) -> list[str]:
     """Words in lower case, and neighbours joined by a space."""
     words = [word for word in _TOKEN.findall(text.lower()) if len(word) <= MAX_TERM_CHARS // 2]

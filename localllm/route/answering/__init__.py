@@ -1,0 +1,1 @@
+"""Answers through a router: members opened, guarded, asked, and replaced when they fail."""

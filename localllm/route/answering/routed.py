@@ -1,0 +1,153 @@
+"""A router that answers: it decides, guards, asks, hands on, and keeps what it did."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from localllm.closing import Closing
+from localllm.errors import LocalLLMError, UsageProblem
+from localllm.generation import Message, Sampling
+from localllm.privacy import Masker
+from localllm.registry import Registry
+from localllm.registry.decisions import Decisions
+from localllm.route.answering.members import MemberDoor, Members
+from localllm.route.answering.routed_stream import RoutedStream
+from localllm.route.answering.routing import REMEMBERED, Routing, Sticky, conversation_key
+from localllm.route.deciding.asked import Asked
+from localllm.route.deciding.decider import Choice
+from localllm.route.deciding.guarding import NOTHING, Guarded, allowed, guard
+from localllm.route.opening import OpenRouter
+
+if TYPE_CHECKING:
+    from localllm.endpoints import Wanted
+
+
+class RoutedGenerator(Closing):
+    """Answers conversations through a router; any number at once, from any thread."""
+
+    def __init__(
+        self, opened: OpenRouter, threshold: float | None, registry: Registry, doors: Members,
+        *, tell: Callable[[str], None] = lambda text: None, keep_prompts: bool = True,
+        keep: bool = True,
+    ) -> None:  # fmt: skip
+        """`doors` open the members, and are closed with this. `tell` is told what could not be
+        kept. With `keep_prompts` decisions hold their prompt, without which nothing is learned
+        from them; without `keep` no decision is kept at all."""
+        self.opened, self.threshold = opened, threshold
+        self.sticky = Sticky()
+        self.last: Routing | None = None  # of the answer that ended last
+        self._doors, self._tell = doors, tell
+        self._decisions = Decisions(registry)
+        self._keep_prompts, self._keep = keep_prompts, keep
+        self._maskers: OrderedDict[str, Masker] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return f"router/{self.opened.name}"
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling) -> RoutedStream:
+        from localllm.endpoints import Wanted
+
+        return self.ask(Wanted(messages=tuple(messages), sampling=sampling))
+
+    def ask(self, wanted: Wanted) -> RoutedStream:
+        """Decide who answers; the first member is asked when the stream is read. Raises
+        UsageProblem (PrivateData among them) where nobody can be asked."""
+        if wanted.messages is None:
+            raise UsageProblem("a router answers conversations, it continues no texts")
+        if wanted.n != 1:
+            raise UsageProblem("a router gives one answer (n = 1)")
+        messages = wanted.messages
+        asked = Asked.of(messages, tools=bool(wanted.tools))
+        choice = self.opened.decider.decide(asked, self.threshold)
+        began = self.sticky.find(messages) if self.opened.spec.sticky else None
+        is_sticky = began is not None and choice.steps[-1].use != "rules"
+        first = began if is_sticky and began is not None else choice.member
+        spec, standings = self.opened.spec, self.opened.standings
+        guarded: Guarded = NOTHING
+        if any(spec.privacy.watches(one.outside) for one in standings.values()):
+            guarded = guard(messages, spec.privacy)
+        names = tuple(dict.fromkeys((first, *spec.fallback.order)))
+        names = allowed(names, spec, standings, guarded)
+        cascade = choice.cascade is not None and not is_sticky
+        return RoutedStream(self, wanted, choice, names, guarded, asked, is_sticky, cascade)
+
+    # --- for its streams ------------------------------------------------------------------
+
+    def door(self, name: str) -> MemberDoor:
+        return self._doors.door(name)
+
+    def masker(self, messages: Sequence[Message]) -> Masker:
+        """That of the conversation: a value has one placeholder in all its turns."""
+        with self._lock:
+            found = self._maskers.setdefault(conversation_key(messages), Masker())
+            self._maskers.move_to_end(conversation_key(messages))
+            while len(self._maskers) > REMEMBERED:
+                self._maskers.popitem(last=False)
+            return found
+
+    def record(self, routing: Routing, choice: Choice, prompt: str) -> int | None:
+        """Keep the decision; None where that is not wanted, or could not be, which is told."""
+        if not self._keep:
+            return None
+        held = prompt if self._keep_prompts and not routing.guard.get("fired") else None
+        if self._keep_prompts and routing.guard.get("fired"):
+            held = _without_data(prompt)
+        data = {
+            "steps": [[s.use, s.to, s.why] for s in choice.steps], "guard": dict(routing.guard),
+            "sticky": routing.sticky, "members": [one.name for one in self.opened.spec.members],
+        }  # fmt: skip
+        try:
+            return self._decisions.record(
+                routing.router, routing.version, member="", chosen=routing.chosen,
+                probability=routing.probability, threshold=routing.threshold, cost=None,
+                prompt=held, data=data,
+            )  # fmt: skip
+        except LocalLLMError as error:
+            self._tell(f"this decision is not kept: {error.message}")
+            return None
+
+    @property
+    def comment(self) -> str | None:
+        """Who gave the last answer and why."""
+        last = self.last
+        if last is None:
+            return None
+        failed = "".join(f"{one.member} could not answer; " for one in last.failures)
+        return f"{failed}{last.member} answered: {last.why}"
+
+    def judge(self, verdict: str, source: str = "owner") -> str:
+        """Say what one thinks of the last answer. Raises UsageProblem where there is none."""
+        if self.last is None or self.last.decision is None:
+            raise UsageProblem("nothing was answered yet, or the answer was not kept")
+        self._decisions.judge(self.last.decision, verdict, source)
+        return f"{verdict}, of {self.last.member}'s answer (decision {self.last.decision})"
+
+    def finish(self, routing: Routing, answered: bool, seconds: float | None) -> None:
+        self.last = routing
+        if routing.decision is None:
+            return
+        failures = [[f.member, f.kind, f.message] for f in routing.failures]
+        data = {"failures": failures, "escalated": routing.escalated,
+                "signals": dict(routing.signals), "first_token_s": seconds}  # fmt: skip
+        try:
+            self._decisions.finish(
+                routing.decision, member=routing.member if answered else "",
+                cost=routing.cost, data=data,
+            )  # fmt: skip
+        except LocalLLMError as error:
+            self._tell(f"this decision is not kept whole: {error.message}")
+
+    def close(self) -> None:
+        self._doors.close()
+
+
+def _without_data(prompt: str) -> str:
+    """What is kept of a prompt in which the guard found something: placeholders for all of it."""
+    from localllm.privacy import find, mask
+
+    return mask(prompt, find(prompt)).text

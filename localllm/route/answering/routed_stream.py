@@ -1,0 +1,283 @@
+"""One answer through a router while it comes: asked, restored, handed on, accounted for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from localllm.errors import LocalLLMError
+from localllm.generation import Accounting, Piece
+from localllm.privacy import Action, Restorer
+from localllm.route.answering.cascade import CascadeStream, Escalate
+from localllm.route.answering.members import MemberDoor
+from localllm.route.answering.routing import Failed, Routing
+from localllm.route.answering.stream import MemberStream, PartIterator, TooSlow, hands_on
+from localllm.route.deciding.asked import Asked
+from localllm.route.deciding.decider import Choice
+from localllm.route.deciding.guarding import Guarded, masked
+from localllm.route.pool.member import cost_of
+from localllm.route.pool.standing import Standing
+from localllm.toolcalls import CallArguments, CallStart, Part, TextPart, ToolCall
+
+if TYPE_CHECKING:
+    from localllm.endpoints import Wanted
+    from localllm.route.answering.routed import RoutedGenerator
+
+
+class RoutedStream:
+    """A library.answering.FarStream. `routing` says who answers; it is settled once the first part
+    has come, and complete at the end."""
+
+    def __init__(
+        self, generator: RoutedGenerator, wanted: Wanted, choice: Choice, names: tuple[str, ...],
+        guarded: Guarded, asked: Asked, is_sticky: bool, cascade: bool,
+    ) -> None:  # fmt: skip
+        self.accounting: Accounting | None = None
+        self.thinking = ""
+        self.calls: tuple[ToolCall, ...] = ()
+        self.model: str | None = None
+        self._generator, self._wanted, self._choice = generator, wanted, choice
+        self._names = list(names)
+        self._spent = 0.0  # on weak answers that were given up
+        self._guarded, self._asked = guarded, asked
+        self._cascade = cascade
+        self._current: MemberStream | None = None
+        self._door: MemberDoor | None = None
+        self._began = time.perf_counter()
+        self._first_s: float | None = None
+        self._restorers: tuple[Restorer, Restorer, Restorer] | None = None
+        self._timer: threading.Timer | None = None
+        self._late = False
+        self._shown = False
+        self._cancelled = False
+        self._over = False
+        self._last: list[Part] = []
+        opened = generator.opened
+        routing = Routing(
+            opened.name, opened.version.number, names[0], choice.member, "", False,
+            f"{names[0]} began this conversation" if is_sticky else choice.why,
+            choice.probability, choice.threshold, choice.cost, opened.spec.cost_unit,
+            sticky=is_sticky, guard=guarded.record,
+        )  # fmt: skip
+        self.routing = replace(routing, decision=generator.record(routing, choice, asked.prompt))
+
+    # --- as a FarStream -------------------------------------------------------------------
+
+    def parts(self) -> PartIterator:
+        return PartIterator(self)
+
+    def __iter__(self) -> Iterator[Piece]:
+        for part in self.parts():
+            if isinstance(part, TextPart) and not part.thinking:
+                yield Piece(part.text, 1)
+
+    def text(self) -> str:
+        """Wait for the end; the whole answer's text."""
+        return "".join(piece.text for piece in self)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._current is not None:
+            self._current.cancel()
+
+    def next_part(self) -> Part | None:
+        """Raises the last member's error where nobody could answer."""
+        while not self._over:
+            if self._cancelled and self._current is None:
+                self._end_unasked()
+                break
+            try:
+                stream = self._current or self._begin()
+                part = stream.next_part()
+            except Escalate:
+                self._escalate()
+                continue
+            except LocalLLMError as error:
+                self._failed(error)
+                continue
+            self._stop_timer()
+            if self._late and not self._shown and not self._cancelled:
+                self._failed(TooSlow("no word in time"))
+                continue
+            if part is None:
+                self._end()
+                break
+            part = self._restored(part)
+            if part is not None:
+                self._note(part)
+                return part
+        return self._last.pop(0) if self._last else None
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _standing(self) -> Standing:
+        return self._generator.opened.standings[self.routing.member]
+
+    def _begin(self) -> MemberStream:
+        """Ask the next member. Raises what asking raises."""
+        name = self._names[0]
+        standing = self._generator.opened.standings[name]
+        self.routing = replace(
+            self.routing, member=name, model=standing.answers,
+            outside=standing.outside,
+        )  # fmt: skip
+        wanted = self._wanted
+        self._restorers = None
+        policy = self._generator.opened.spec.privacy
+        if self._guarded.action is Action.MASK and policy.watches(standing.outside):
+            masker = self._generator.masker(wanted.messages or ())
+            wanted = replace(wanted, messages=masked(wanted.messages or (), policy, masker))
+            self._restorers = (masker.restorer(), masker.restorer(), masker.restorer(True))
+        door = self._door = self._generator.door(name)
+        self._start_timer(standing.member.first_token_s)  # loading a model does not count
+        step = self._choice.cascade
+        limit = self._choice.threshold
+        if self._cascade and step is not None and name == step.weak and limit is not None:
+            self._current = door.cascade(wanted, step, limit)
+        else:
+            self._current = door.ask(wanted, self.routing.decision)
+        return self._current
+
+    def _escalate(self) -> None:
+        """The weak member's answer was not sure: the strong one is asked, then who is left."""
+        self._stop_timer()
+        self._judged()
+        self._release()
+        step = self._choice.cascade
+        assert step is not None
+        if isinstance(self._current, CascadeStream):
+            unit = self._generator.opened.spec.cost_unit
+            n_weak = self._current.judged.tokens
+            lost = cost_of(self._standing().member, unit, self._asked.tokens, n_weak)
+            self._spent += 0.0 if lost != lost else lost
+        self._cascade, self._current = False, None
+        rest = [name for name in self._names[1:] if name != step.strong]
+        standing = self._generator.opened.standings[step.strong]
+        may_ask = not (standing.outside and self._guarded.must_stay)
+        # where the strong one may not see it, the weak one's answer is the best there is
+        self._names = [step.strong, *rest, step.weak] if may_ask else [step.weak]
+
+    def _judged(self) -> None:
+        if isinstance(self._current, CascadeStream):
+            found = self._current.judged
+            self.routing = replace(
+                self.routing, probability=found.probability, escalated=found.escalated,
+                signals=dict(found.signals),
+            )  # fmt: skip
+
+    def _failed(self, error: LocalLLMError) -> None:
+        """Record it, and go on with the next member; or raise it where there is none, where words
+        of this one were shown already, or where another would say the same."""
+        self._stop_timer()
+        if self._late:
+            limit = self._standing().member.first_token_s
+            error = TooSlow(f"{self.routing.member}: no word within {limit:g} s")
+        failure = Failed(self.routing.member, error.kind, error.message)
+        self.routing = replace(self.routing, failures=(*self.routing.failures, failure))
+        self._current, self._late = None, False
+        self._release()
+        if self._shown or self._cancelled or len(self._names) < 2 or not hands_on(error):
+            self._over = True
+            self._generator.finish(self.routing, False, None)
+            raise error
+        self._names.pop(0)
+
+    def _end_unasked(self) -> None:
+        """Cancelled before anybody was asked."""
+        self._over = True
+        account = Accounting(0, 0, 0, 0.0, 0.0, 0.0, "cancelled", -1)
+        self.accounting = self._account(account)
+        self._generator.finish(self.routing, False, None)
+
+    def _end(self) -> None:
+        self._over = True
+        assert self._current is not None
+        self._judged()
+        if self._restorers is not None:
+            for restorer, thinking in ((self._restorers[1], True), (self._restorers[0], False)):
+                if held := restorer.finish():
+                    self._last.append(TextPart(held, thinking=thinking))
+                    self._note(self._last[-1])
+        account = self._current.accounting
+        self.model = f"{self.routing.member} ({self._current.model or self.routing.model})"
+        self.routing = replace(self.routing, cost=self._cost(account))
+        self.accounting = None if account is None else self._account(account)
+        self._release()
+        self._generator.finish(self.routing, True, self._first_s)
+        if not self._cancelled:
+            self._generator.sticky.keep(self._wanted.messages or (), self.routing.member)
+
+    def _account(self, account: Accounting) -> Accounting:
+        """As the endpoints' accounts are: with who answered and what it cost. The first token
+        counts from the question on, with all who were asked in vain."""
+        from localllm.endpoints import EndpointAccounting
+
+        first_s = account.first_token_s if self._first_s is None else self._first_s
+        money = self.routing.cost if self.routing.cost_unit == "money" else None
+        if isinstance(account, EndpointAccounting):
+            return replace(account, model=self.model, cost=money, first_token_s=first_s)
+        values = {name: getattr(account, name) for name in Accounting.__dataclass_fields__}
+        values["first_token_s"] = first_s
+        return EndpointAccounting(**values, model=self.model, cost=money)
+
+    def _release(self) -> None:
+        door, self._door = self._door, None
+        if door is not None:
+            door.release()
+
+    def _cost(self, account: Accounting | None) -> float | None:
+        """Of the answer, by its own counts; a cascade's weak answer costs as well."""
+        if account is None:
+            return None
+        unit = self._generator.opened.spec.cost_unit
+        own = getattr(account, "cost", None) if unit == "money" else None
+        if own is not None:
+            return float(own) + self._spent
+        found = cost_of(
+            self._standing().member, unit, account.prompt_tokens, account.completion_tokens
+        )
+        return None if found != found else found + self._spent
+
+    def _restored(self, part: Part) -> Part | None:
+        """With the data back in place of placeholders; None where all is held back for now."""
+        if self._restorers is None:
+            return part
+        if isinstance(part, TextPart):
+            text = self._restorers[1 if part.thinking else 0].feed(part.text)
+            return TextPart(text, part.thinking) if text else None
+        if isinstance(part, CallArguments):
+            restored = self._restorers[2].feed(part.text)
+            return replace(part, text=restored) if restored else None
+        return part
+
+    def _note(self, part: Part) -> None:
+        if not self._shown:
+            self._shown, self._first_s = True, time.perf_counter() - self._began
+        self._judged()
+        if isinstance(part, TextPart):
+            self.thinking += part.text if part.thinking else ""
+        elif isinstance(part, CallStart):
+            self.calls = (*self.calls, ToolCall(part.id, part.name, ""))
+        elif isinstance(part, CallArguments):
+            last = self.calls[-1]
+            self.calls = (*self.calls[:-1], replace(last, arguments=last.arguments + part.text))
+
+    def _start_timer(self, limit_s: float | None) -> None:
+        if limit_s is None:
+            return
+        self._timer = threading.Timer(limit_s, self._too_late)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _too_late(self) -> None:
+        self._late = True
+        if self._current is not None:
+            self._current.cancel()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

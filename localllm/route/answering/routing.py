@@ -1,0 +1,80 @@
+"""What became of one question: who answered, why, and who could not."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from localllm.generation import Message
+
+REMEMBERED = 10_000  # conversations
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A member that could not answer, and why."""
+
+    member: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What became of one question. `member` answers (so far), `chosen` was the router's choice;
+    `sticky`: the conversation stayed with the member that began it. `cost` is the answer's own
+    once it has ended, before that what was expected. `decision` is its number for feedback."""
+
+    router: str
+    version: int
+    member: str
+    chosen: str
+    model: str
+    outside: bool
+    why: str
+    probability: float | None = None
+    threshold: float | None = None
+    cost: float | None = None
+    cost_unit: str = "money"
+    sticky: bool = False
+    escalated: bool | None = None  # of a cascade
+    signals: Mapping[str, float] = field(default_factory=dict)
+    guard: Mapping[str, Any] = field(default_factory=dict)
+    failures: tuple[Failed, ...] = ()
+    decision: int | None = None
+
+
+class Sticky:
+    """Which member began a conversation, known by its first messages. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._members: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, messages: Sequence[Message]) -> str | None:
+        """Of a conversation that goes on; None for one that begins."""
+        if not any(message.role == "assistant" for message in messages):
+            return None
+        with self._lock:
+            return self._members.get(conversation_key(messages))
+
+    def keep(self, messages: Sequence[Message], member: str) -> None:
+        with self._lock:
+            self._members[conversation_key(messages)] = member
+            self._members.move_to_end(conversation_key(messages))
+            while len(self._members) > REMEMBERED:
+                self._members.popitem(last=False)
+
+
+def conversation_key(messages: Sequence[Message]) -> str:
+    """Of a conversation: what stands before the first answer."""
+    digest = hashlib.sha256()
+    for message in messages:
+        if message.role == "assistant":
+            break
+        digest.update(f"{message.role}\0{message.content}\0".encode("utf-8", "replace"))
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""What a member's answer looks like while it comes, and the errors on which another is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from localllm.errors import (
+    DamagedFile,
+    DoesNotFit,
+    EngineError,
+    LocalLLMError,
+    MissingExtra,
+    NotFound,
+    SourceFailed,
+)
+from localllm.generation import Accounting
+from localllm.toolcalls import Part
+
+# Another member may well do what this one could not. Anything else is the request's own fault.
+_HANDED_ON = (SourceFailed, EngineError, DoesNotFit, NotFound, DamagedFile, MissingExtra)
+
+
+class OutOfContext(EngineError):
+    """The conversation is longer than what the member can read."""
+
+
+class CannotDo(EngineError):
+    """The member cannot do what this request needs: see images, call tools."""
+
+
+class TooSlow(EngineError):
+    """No word came within the time that the member has."""
+
+
+class NobodyAnswered(EngineError):
+    """The person did not answer in time."""
+
+
+class MemberStream(Protocol):
+    """One member's answer. `accounting` is set at its end; `model` is who answered, by the
+    member's own word."""
+
+    @property
+    def accounting(self) -> Accounting | None: ...
+
+    @property
+    def model(self) -> str | None: ...
+
+    def next_part(self) -> Part | None:
+        """The next part, None at the end. After Ctrl-C it may be asked on."""
+
+    def cancel(self) -> None: ...
+
+
+class PartIterator(Iterator[Part]):
+    """No generator function: one that Ctrl-C went through would be over, and the account of what
+    was said is still to come."""
+
+    def __init__(self, stream: MemberStream) -> None:
+        self._stream = stream
+
+    def __next__(self) -> Part:
+        part = self._stream.next_part()
+        if part is None:
+            raise StopIteration
+        return part
+
+
+def hands_on(error: LocalLLMError) -> bool:
+    """Whether the next member is asked after this."""
+    return isinstance(error, _HANDED_ON)

@@ -1,0 +1,129 @@
+"""The privacy guard: what may not leave this machine does not.
+
+It has its say after the steps: a member outside gets a prompt without personal data as it is,
+with data that may be masked under placeholders, and no prompt at all with data that must stay.
+Then a member on this machine answers in its place. What fired is told as kinds and counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from localllm.errors import MissingExtra, UsageProblem
+from localllm.generation import Message
+from localllm.privacy import Action, Decision, Masker, Policy, decide, join
+from localllm.route.pool.spec import RouterSpec
+from localllm.route.pool.standing import Standing
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What the guard says of one conversation. `record` has kinds and counts, never the data."""
+
+    action: Action
+    record: Mapping[str, Any]
+
+    @property
+    def must_stay(self) -> bool:
+        return self.action is Action.LOCAL
+
+
+NOTHING = Guarded(Action.ALLOW, {"action": "allow", "fired": []})
+
+
+class PrivateData(UsageProblem):
+    """The prompt may not leave this machine, and nobody on it may answer."""
+
+
+def guard(messages: Sequence[Message], policy: Policy) -> Guarded:
+    """Looks at all that would be sent to a member outside, attachments and tool results too.
+    Raises MissingExtra where the detectors' libraries are not installed: then nothing leaves."""
+    if not policy.watches(True):
+        return NOTHING
+    _check_installed()
+    decision = join([_decided(text, policy) for text in texts_of(messages)])
+    if any(message.extra.get("images") for message in messages) and decision.action is Action.MASK:
+        # a picture cannot be masked: what made the text worth masking may be in it as well
+        decision = replace(decision, action=Action.LOCAL)
+    return Guarded(decision.action, decision.record())
+
+
+def allowed(
+    names: Sequence[str], spec: RouterSpec, standings: Mapping[str, Standing], guarded: Guarded
+) -> tuple[str, ...]:
+    """Those of `names` who may be asked, in their order; where the data must stay and none of
+    them is here, the models of the router that are. Raises PrivateData if nobody is left."""
+    if not guarded.must_stay:
+        return tuple(names)
+    here = [name for name in names if not standings[name].outside]
+    if not here:
+        here = [one.name for one in spec.members
+                if one.kind == "model" and not standings[one.name].outside]  # fmt: skip
+    if not here:
+        kinds = ", ".join(one["kind"] for one in guarded.record["fired"])
+        raise PrivateData(
+            f"the prompt holds {kinds}, and every member is outside this machine",
+            "add a member that runs here, or change the policy under [privacy]",
+        )
+    return tuple(here)
+
+
+def masked(messages: Sequence[Message], policy: Policy, masker: Masker) -> tuple[Message, ...]:
+    """The messages with placeholders for what the policy masks, the arguments of tool calls and
+    what was thought too. `masker` is the conversation's, and restores the answer."""
+    return tuple(_masked(message, policy, masker) for message in messages)
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """Everything of a conversation that is text."""
+    for message in messages:
+        yield message.content
+        for key, value in message.extra.items():
+            if key != "images":
+                yield from _texts(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+
+
+def _masked(message: Message, policy: Policy, masker: Masker) -> Message:
+    def text(one: str) -> str:
+        return masker.mask(one, _decided(one, policy).masked).text
+
+    def value(one: Any) -> Any:
+        if isinstance(one, str):
+            return text(one)
+        if isinstance(one, Mapping):
+            return {key: value(inner) for key, inner in one.items()}
+        if isinstance(one, list | tuple):
+            return type(one)(value(inner) for inner in one)
+        return one
+
+    extra = {k: v if k == "images" else value(v) for k, v in message.extra.items()}
+    return Message(message.role, text(message.content), extra)
+
+
+def _decided(text: str, policy: Policy) -> Decision:
+    return decide(text, policy, outside=True)
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    for name in ("phonenumbers", "stdnum"):
+        if find_spec(name) is None:
+            raise MissingExtra(
+                "the privacy guard cannot look: its detectors are not installed, so nothing leaves "
+                "this machine",
+                'pip install "localllm[route]"',
+            )

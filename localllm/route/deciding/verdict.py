@@ -1,0 +1,52 @@
+"""A decision as it is told: who would answer, after the guard has had its say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from localllm.generation import Message
+from localllm.route.deciding.decider import Choice, Stepped
+from localllm.route.deciding.guarding import NOTHING, Guarded, allowed, guard
+from localllm.route.opening import OpenRouter
+
+
+@dataclass(frozen=True)
+class DecidedNow:
+    """Who would answer. `guard` are the kinds of private data found, with counts; `chosen` is
+    whom the steps chose before the guard had its say."""
+
+    router: str
+    version: int
+    member: str
+    chosen: str
+    model: str
+    outside: bool
+    probability: float | None
+    threshold: float | None
+    cost: float | None
+    cost_unit: str
+    cascade: bool
+    why: str
+    steps: tuple[Stepped, ...]
+    guard: Mapping[str, Any]
+    members_missing: Mapping[str, str]
+
+
+def decided(opened: OpenRouter, choice: Choice, messages: Sequence[Message]) -> DecidedNow:
+    """With the guard's say. Raises PrivateData, MissingExtra."""
+    spec = opened.spec
+    found = opened.standings
+    others = (name for name in spec.fallback.order if found[name].problem is None)
+    names = tuple(dict.fromkeys((choice.member, *others)))
+    guarded: Guarded = NOTHING
+    if any(spec.privacy.watches(one.outside) for one in found.values()):
+        guarded = guard(messages, spec.privacy)
+    first = allowed(names, spec, found, guarded)[0]
+    missing = {n: one.problem for n, one in found.items() if one.problem is not None}
+    return DecidedNow(
+        opened.name, opened.version.number, first, choice.member, found[first].answers,
+        found[first].outside, choice.probability, choice.threshold, choice.cost, spec.cost_unit,
+        choice.cascade is not None, choice.why, choice.steps, guarded.record, missing,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Routers as data: members, the steps that choose among them, and their files."""

@@ -1,0 +1,171 @@
+"""What a router did with the time: who answered, what it cost and saved, what people thought, and
+whether what is asked has moved away from what it was trained on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from localllm.registry import Registry
+from localllm.registry.decisions import Decided, Decisions
+from localllm.route.contrast import Floats
+from localllm.route.learned import open_tested
+from localllm.route.opening import OpenRouter
+from localllm.route.pool.member import cost_of
+from localllm.route.teaching import held_out_probabilities
+from localllm.route.text.cues import read, script
+from localllm.route.voting import BAD, GOOD
+
+_BINS = 10
+MIN_DRIFT = 50  # prompts, below which a distribution says nothing
+# The usual reading of the population stability index
+MOVED, SHIFTED = 0.1, 0.25
+
+
+@dataclass(frozen=True)
+class Period:
+    """`saved` is what the strong member would have cost for all of it, less what it did cost; None
+    where costs are not known. `quality` is the share of good among good and bad votes."""
+
+    begins_at: float
+    n: int
+    members: Mapping[str, int]
+    strong_share: float | None
+    cost: float | None
+    saved: float | None
+    n_good: int
+    n_bad: int
+    quality: float | None
+    n_handed_on: int  # a member failed and the next one was asked
+    n_unanswered: int
+    n_guarded: int  # the privacy guard found something
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Population stability indices of recent prompts against those that trained the router: of
+    predicted probabilities, lengths and scripts. Under 0.1 nothing moved, over 0.25 it did."""
+
+    n: int
+    probability: float
+    length: float
+    script: float
+    verdict: str  # "stable", "moved", "shifted"
+
+
+@dataclass(frozen=True)
+class Report:
+    router: str
+    version: int
+    cost_unit: str
+    strong: str | None
+    total: Period
+    periods: tuple[Period, ...]
+    drift: Drift | None
+    why_no_drift: str | None
+
+
+def report(
+    registry: Registry, opened: OpenRouter, *, since: float, every_s: float = 86_400.0
+) -> Report:
+    """Of decisions from `since` on (seconds since the epoch), in periods of `every_s`."""
+    decisions = Decisions(registry).of(opened.name, since=since)
+    strong = opened.spec.pair[1] if opened.spec.pair else None
+    groups: dict[float, list[Decided]] = {}
+    for one in decisions:
+        groups.setdefault(_begin(one.made_at, every_s), []).append(one)
+    periods = tuple(_period(begin, groups[begin], opened) for begin in sorted(groups))
+    total = _period(min(groups, default=since), decisions, opened)
+    drift, why = _drift(opened, [one.prompt for one in decisions if one.prompt])
+    return Report(
+        opened.name, opened.version.number, opened.spec.cost_unit, strong, total, periods, drift,
+        why,
+    )  # fmt: skip
+
+
+def stability(expected: Floats, found: Floats) -> float:
+    """The population stability index over deciles of `expected`: sum of (f - e) ln(f / e).
+    Empty bins count as half a prompt."""
+    edges = np.unique(np.quantile(expected, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    shares = [
+        np.maximum(np.bincount(np.searchsorted(edges, v, side="right"), minlength=len(edges) + 1),
+                   0.5) / len(v)
+        for v in (expected, found)
+    ]  # fmt: skip
+    return _index(shares[0], shares[1])
+
+
+def _index(expected: Floats, found: Floats) -> float:
+    return float(np.sum((found - expected) * np.log(found / expected)))
+
+
+def _period(begin: float, decisions: Sequence[Decided], opened: OpenRouter) -> Period:
+    answered = [one for one in decisions if one.member]
+    members = Counter(one.member for one in answered)
+    pair = opened.spec.pair
+    costs = [one.cost for one in answered if one.cost is not None]
+    known = bool(costs) and len(costs) == len(answered)
+    verdicts = Counter(v.verdict for one in decisions for v in one.votes)
+    n_good, n_bad = verdicts[GOOD], verdicts[BAD]
+    saved: float | None = None
+    if known and pair is not None:
+        each = [_strong_cost(one, opened, pair[1]) for one in answered]
+        saved = sum(each) - sum(costs) if all(math.isfinite(c) for c in each) else None
+    return Period(
+        begin, len(decisions), dict(members.most_common()),
+        members[pair[1]] / len(answered) if pair is not None and answered else None,
+        sum(costs) if known else None, saved, n_good, n_bad,
+        n_good / (n_good + n_bad) if n_good + n_bad else None,
+        sum(1 for one in answered if one.data.get("failures")), len(decisions) - len(answered),
+        sum(1 for one in decisions if one.data.get("guard", {}).get("fired")),
+    )  # fmt: skip
+
+
+def _strong_cost(one: Decided, opened: OpenRouter, strong: str) -> float:
+    if one.member == strong and one.cost is not None:
+        return one.cost
+    spec = opened.priced
+    chars = len(one.prompt or "")
+    return cost_of(spec.member(strong), spec.cost_unit, chars / 4, spec.answer_tokens)
+
+
+def _drift(opened: OpenRouter, prompts: Sequence[str]) -> tuple[Drift | None, str | None]:
+    tested = None if opened.version.learned is None else open_tested(opened.version.learned)
+    if tested is None or opened.router is None:
+        return None, "the router was not trained"
+    if len(prompts) < MIN_DRIFT:
+        return None, f"{len(prompts)} prompts are kept; it takes {MIN_DRIFT}"
+    probability = stability(
+        held_out_probabilities(tested, opened.router.calibration),
+        opened.router.probabilities(prompts),
+    )
+    lengths = np.array([float(len(prompt)) for prompt in prompts])
+    length = stability(tested.chars.astype(np.float64), lengths)
+    scripts = _scripts(tested.languages, [script(read(prompt).question) for prompt in prompts])
+    worst = max(probability, length, scripts)
+    verdict = "shifted" if worst > SHIFTED else "moved" if worst > MOVED else "stable"
+    return Drift(len(prompts), probability, length, scripts, verdict), None
+
+
+def _scripts(expected: Sequence[str], found: Sequence[str]) -> float:
+    names = sorted({*expected, *found})
+    shares = [
+        np.array([max(some.count(name), 0.5) for name in names]) / len(some)
+        for some in (list(expected), list(found))
+    ]
+    return _index(shares[0], shares[1])
+
+
+def _begin(at: float, every_s: float) -> float:
+    """The local midnight, or whatever multiple of `every_s` after it, at or before `at`."""
+    day = time.localtime(at)
+    midnight = time.mktime((day.tm_year, day.tm_mon, day.tm_mday, 0, 0, 0, 0, 0, -1))
+    if every_s >= 86_400:
+        days = int(every_s // 86_400)
+        return midnight - ((day.tm_yday - 1) % days) * 86_400
+    return midnight + (at - midnight) // every_s * every_s

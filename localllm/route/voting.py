@@ -1,0 +1,110 @@
+"""What people thought of answers, as something to learn from.
+
+A vote says something of the two members only where it can:
+
+- the weak member answered, and it was good: strong was not needed (1 and 1);
+- the weak member answered, and it was bad: strong was needed (0 and 1). That the strong one would
+  have been good is an assumption, the one that a router exists for;
+- one member was said to be better than the one that answered: that one 1, the other 0;
+- anything else (the strong one was good, or bad) says nothing of the weak one, and is left out.
+
+One source has one vote on an answer, and of all votes at most a quarter: a flood from one client
+teaches no more than the others together allow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from localllm.registry.decisions import Decided, Verdict
+from localllm.route.contrast import Contrast
+
+GOOD, BAD = "good", "bad"
+_MOST = 0.25  # of all votes, from one source
+_FREE = 20  # so many count whatever the share
+_HELD_OUT = 5  # one prompt in so many is kept to judge by
+
+
+@dataclass(frozen=True)
+class Votes:
+    """`contrast` has one row a prompt that says something; `n_left_out` votes said nothing of the
+    pair, `n_capped` were more than their source may have."""
+
+    contrast: Contrast
+    n_votes: int
+    n_left_out: int
+    n_capped: int
+    n_sources: int
+
+
+def votes_of(decisions: Sequence[Decided], weak: str, strong: str) -> Votes:
+    """Of decisions that were judged and whose prompt is kept."""
+    given = [(d, v) for d in decisions if d.prompt for v in d.votes]
+    kept, n_capped = _capped(given)
+    prompts: list[str] = []
+    qualities: list[tuple[float, float]] = []
+    for decision, vote in kept:
+        found = _meaning(decision, vote, weak, strong)
+        if found is not None and decision.prompt is not None:
+            prompts.append(decision.prompt)
+            qualities.append(found)
+    values = np.array(qualities, dtype=np.float64).reshape(-1, 2)
+    n = len(prompts)
+    contrast = Contrast(tuple(prompts), values[:, 0], values[:, 1], ("",) * n, ("feedback",) * n)
+    sources = {vote.source for _, vote in given}
+    return Votes(contrast, len(given), len(kept) - n, n_capped, len(sources))
+
+
+def split_votes(contrast: Contrast) -> tuple[Contrast, Contrast]:
+    """(to learn from, to judge by): a prompt is on the same side whenever it is asked."""
+    out = np.array([_side(prompt) for prompt in contrast.prompts], dtype=np.bool_)
+    return contrast.take(~out), contrast.take(out)
+
+
+def _meaning(
+    decision: Decided, vote: Verdict, weak: str, strong: str
+) -> tuple[float, float] | None:
+    answered = decision.member
+    if vote.verdict == GOOD:
+        return (1.0, 1.0) if answered == weak else None
+    if vote.verdict == BAD:
+        return (0.0, 1.0) if answered == weak else None
+    better = vote.verdict
+    if better == answered:
+        return (1.0, 1.0) if answered == weak else None
+    if {better, answered} == {weak, strong}:
+        return (0.0, 1.0) if better == strong else (1.0, 0.0)
+    if answered == weak:  # a person, or a third one, had to answer in its place
+        return (0.0, 1.0)
+    return None
+
+
+def _capped(given: list[tuple[Decided, Verdict]]) -> tuple[list[tuple[Decided, Verdict]], int]:
+    """No source has more than its share; which of its votes count is drawn by their decision."""
+    by_source: dict[str, list[tuple[Decided, Verdict]]] = defaultdict(list)
+    for one in given:
+        by_source[one[1].source].append(one)
+    kept: list[tuple[Decided, Verdict]] = []
+    for source, votes in by_source.items():
+        others = len(given) - len(votes)
+        most = max(_FREE, int(others * _MOST / (1 - _MOST)))
+        # the command line is the owner's own, and nobody else's
+        if len(by_source) > 1 and not source.startswith("owner") and len(votes) > most:
+            votes = sorted(votes, key=lambda v: _drawn(f"{source} {v[0].id}"))[:most]
+        kept += votes
+    kept.sort(key=lambda v: v[0].id)
+    return kept, len(given) - len(kept)
+
+
+def _side(prompt: str) -> bool:
+    return _drawn(prompt) % _HELD_OUT == 0
+
+
+def _drawn(text: str) -> int:
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big")

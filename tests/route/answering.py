@@ -1,0 +1,56 @@
+"""Routers that answer, with tiny models and servers on loopback."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from localllm.endpoints import Wanted
+from localllm.generation import Message, Sampling
+from localllm.registry import Registry
+from localllm.registry.endpoints import Endpoints
+from localllm.route.answering.client import open_generator
+from localllm.route.answering.routed import RoutedGenerator, RoutedStream
+from localllm.route.making import create
+from localllm.route.pool.member import Member
+from localllm.route.pool.spec import RouterSpec
+from tests.serve.conftest import HI, add, chain
+from tests.support.openai_server import OpenAIServer
+from tests.support.tiny_models import tiny_chain, tiny_llama
+
+SMALL = Member("small", "model", "hi")
+CLOUD = Member("cloud", "endpoint", "far", outside=True)
+
+__all__ = ["CLOUD", "HI", "SMALL", "ask", "models", "opened", "point"]
+
+
+def models(registry: Registry, folder: Path) -> None:
+    """`hi` says HI, `loop` never ends, `noise` has random weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    add(registry, "hi", tiny_chain(folder / "h.gguf", chain(HI)), architecture="llama")
+    loop = {10: 97, 97: 98, 98: 99, 99: 97}
+    add(registry, "loop", tiny_chain(folder / "l.gguf", loop), architecture="llama")
+    add(registry, "noise", tiny_llama(folder / "n.gguf"), architecture="llama")
+    shutil.rmtree(folder)
+
+
+def point(registry: Registry, server: OpenAIServer, **more: Any) -> None:
+    """Let the endpoint `far` be this server."""
+    data = {"url": server.url, "model": "remote", **more}
+    Endpoints.of(registry).add("far", data, replace=True)
+
+
+def opened(
+    registry: Registry, spec: RouterSpec, name: str = "mine", **more: Any
+) -> RoutedGenerator:
+    create(registry, name, spec)
+    return open_generator(registry, name, n_ctx=256, **more)
+
+
+def ask(generator: RoutedGenerator, text: str | Sequence[Message], **sampling: Any) -> RoutedStream:
+    messages = (Message("user", text),) if isinstance(text, str) else tuple(text)
+    values = {"temperature": 0.0, "max_tokens": 20, **sampling}
+    wanted = Wanted(messages=messages, sampling=Sampling(**values), given=frozenset(values))
+    return generator.ask(wanted)

@@ -1,0 +1,163 @@
+"""What people said, and what is learned from it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from localllm.errors import UsageProblem
+from localllm.registry import Registry
+from localllm.registry.decisions import Decided, Decisions, Verdict
+from localllm.registry.routers import Routers
+from localllm.route.contrast import Contrast
+from localllm.route.making import Wish, create, make_spec
+from localllm.route.opening import OpenRouter, open_router_named
+from localllm.route.reporting import report, stability
+from localllm.route.retraining import retrain, roll_back
+from localllm.route.teaching import Material, teach
+from localllm.route.voting import split_votes, votes_of
+from tests.route.known import known
+from tests.serve.conftest import add
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Path:
+    folder = tmp_path_factory.mktemp("voted")
+    registry = Registry(folder / "home")
+    shutil.copyfile(tiny_gguf, folder / "staged.gguf")
+    add(registry, "tiny", folder / "staged.gguf", architecture="llama")
+    spec = make_spec(Wish(("small=tiny", "big=tiny"), costs=("big=100/100",)))
+    kept = create(registry, "mine", spec)
+    truth = known(120)
+    teach(registry, kept.current, spec, Material(truth, (), ()))
+    kept = create(registry, "poor", spec)  # its labels belong to other prompts
+    weak = np.random.default_rng(0).permutation(truth.weak)
+    shuffled = Contrast(truth.prompts, weak, truth.strong, truth.domains, truth.benchmarks)
+    teach(registry, kept.current, spec, Material(shuffled, (), ()))
+    return folder / "home"
+
+
+@pytest.fixture
+def mine(trained: Path, home: Path) -> Registry:
+    shutil.copytree(trained, home)
+    return Registry(home)
+
+
+def router(registry: Registry, name: str = "mine") -> OpenRouter:
+    return open_router_named(registry, name, members=False)
+
+
+def decided(n: int, member: str, *votes: tuple[str, str]) -> Decided:
+    given = tuple(Verdict(source, verdict, 0.0) for source, verdict in votes)
+    return Decided(n, "mine", 1, 0.0, member, member, None, None, None, f"prompt {n}", {}, given)
+
+
+@pytest.mark.parametrize(("member", "verdict", "means"), [
+    ("weak", "good", (1, 1)), ("weak", "bad", (0, 1)), ("strong", "good", None),
+    ("strong", "bad", None), ("weak", "strong", (0, 1)), ("strong", "weak", (1, 0)),
+    ("weak", "human", (0, 1)), ("strong", "human", None), ("weak", "weak", (1, 1)),
+])  # fmt: skip
+def test_what_a_vote_says_of_the_pair(
+    member: str, verdict: str, means: tuple[int, int] | None
+) -> None:
+    found = votes_of([decided(1, member, ("a", verdict))], "weak", "strong")
+    rows = list(zip(found.contrast.weak, found.contrast.strong, strict=True))
+    assert rows == ([] if means is None else [means])
+    assert found.n_left_out == (means is None)
+
+
+def test_a_flood_from_one_source_is_a_quarter_at_most() -> None:
+    flood = [decided(n, "weak", ("http 10.0.0.9", "bad")) for n in range(1000)]
+    honest = [decided(1000 + n, "weak", (f"http 10.0.1.{n}", "good")) for n in range(90)]
+    found = votes_of([*flood, *honest], "weak", "strong")
+    needed = int((found.contrast.gap > 0).sum())
+    assert needed == 30  # a third of the others is a quarter of all
+    assert found.n_capped == 970
+    assert len(found.contrast) == 120
+    mine = [decided(n, "weak", ("owner", "bad")) for n in range(1000)]
+    assert len(votes_of([*mine, *honest], "weak", "strong").contrast) == 1090
+
+
+def test_a_prompt_is_always_on_the_same_side() -> None:
+    _, judge = split_votes(known(500))
+    assert 60 < len(judge) < 140
+    again = split_votes(known(250))[1]
+    assert set(again.prompts) == {p for p in judge.prompts if p in set(known(250).prompts)}
+
+
+def vote_all(registry: Registry, name: str, *, right: bool) -> None:
+    """Weak answered everything, and is judged by the truth of `known`, or by its opposite."""
+    contrast = known(150, seed=5)
+    decisions = Decisions(registry)
+    for prompt, needed in zip(contrast.prompts, contrast.gap > 0, strict=True):
+        number = decisions.record(name, 2, member="small", chosen="small", prompt=prompt)
+        decisions.vote(number, "bad" if bool(needed) is right else "good", "owner")
+
+
+def test_retraining_replaces_a_router_that_got_better(mine: Registry) -> None:
+    vote_all(mine, "poor", right=True)
+    done = retrain(mine, router(mine, "poor"))
+    assert done.replaced and done.version == 3, done
+    assert done.loss_after < done.loss_before
+    assert done.n_judged + done.n_trained <= 150 + 120
+    assert Routers(mine).find("poor").current.made_by == "retrain"
+    assert roll_back(mine, "poor", None) == (3, 2)
+
+
+def test_a_router_that_did_not_get_better_stays(mine: Registry) -> None:
+    """It knew already what the votes say."""
+    vote_all(mine, "mine", right=True)
+    done = retrain(mine, router(mine))
+    assert (done.replaced, done.version) == (False, 2), done
+    assert Routers(mine).find("mine").version == 2
+    forced = retrain(mine, router(mine), force=True)
+    assert (forced.replaced, forced.version) == (True, 3)
+
+
+def test_too_few_votes_are_said(mine: Registry) -> None:
+    with pytest.raises(UsageProblem, match="0 votes leave 0 prompts"):
+        retrain(mine, router(mine))
+
+
+def test_a_report_by_hand(mine: Registry) -> None:
+    decisions = Decisions(mine)
+    prompt = "x" * 400  # 100 tokens
+    for member, cost in (("small", 0.0), ("small", 0.0), ("big", 0.5)):
+        number = decisions.record("mine", 2, member=member, chosen="small", cost=cost,
+                                  prompt=prompt)  # fmt: skip
+        decisions.vote(number, "good" if member == "small" else "bad", "owner")
+    failed = decisions.record("mine", 2, member="", chosen="big")
+    decisions.finish(failed, member="", cost=None, data={"failures": [["big", "x", "y"]]})
+    found = report(mine, router(mine), since=time.time() - 60)
+    total = found.total
+    assert (total.n, total.members, total.n_unanswered) == (4, {"small": 2, "big": 1}, 1)
+    assert total.strong_share == pytest.approx(1 / 3)
+    assert total.cost == 0.5
+    # each small one would have cost (100 + 256) tokens at 100 a million
+    assert total.saved == pytest.approx(2 * 356 * 100 / 1e6)
+    assert total.quality == pytest.approx(2 / 3)
+    assert len(found.periods) == 1 and found.drift is None
+
+
+def test_drift_is_seen(mine: Registry) -> None:
+    decisions = Decisions(mine)
+    for text in known(120).prompts:
+        decisions.record("mine", 2, member="small", chosen="small", prompt=text)
+    same = report(mine, router(mine), since=0).drift
+    assert same is not None and same.length < 0.1 and same.script < 0.01
+    for n in range(100):
+        decisions.record("mine", 2, member="small", chosen="small", prompt=f"これは質問です{n}" * 9)
+    moved = report(mine, router(mine), since=0).drift
+    assert moved is not None and moved.verdict == "shifted" and moved.script > 0.25
+
+
+def test_the_index_by_hand() -> None:
+    expected = np.arange(1000.0)
+    assert stability(expected, expected) == pytest.approx(0.0)
+    low = expected[:500]  # one half of the deciles has everything
+    by_hand = 5 * (0.2 - 0.1) * np.log(2) + 5 * (0.001 - 0.1) * np.log(0.01)
+    assert stability(expected, low) == pytest.approx(by_hand, rel=1e-6)
