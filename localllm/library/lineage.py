@@ -26,7 +26,7 @@ def lineage_metadata(value: Lineage, source: GGUFView | None = None) -> dict[str
 
     Pieces of the lineage that `source` itself carries, whose metadata is copied, are emptied.
     """
-    text = json.dumps(lineage_json(value), ensure_ascii=True, separators=(",", ":"))
+    text = lineage_text(value)
     pieces = [text[i : i + _PIECE] for i in range(0, len(text), _PIECE)]
     found = {f"{_KEY}{number}": piece for number, piece in enumerate(pieces[:_MOST])}
     for number in range(len(found), _MOST):
@@ -34,6 +34,11 @@ def lineage_metadata(value: Lineage, source: GGUFView | None = None) -> dict[str
             break
         found[f"{_KEY}{number}"] = ""
     return found
+
+
+def lineage_text(value: Lineage) -> str:
+    """The JSON of a lineage, ASCII, on one line."""
+    return json.dumps(lineage_json(value), ensure_ascii=True, separators=(",", ":"))
 
 
 def lineage_in(header: GGUFView) -> Lineage | None:

@@ -75,7 +75,7 @@ def _edited_header(
     changes: Mapping[str, Scalar | Sequence[Scalar]],
     remove: Collection[str],
 ) -> bytes:
-    encode = _Encoder(index.order, index.version)
+    encode = Encoder(index.order, index.version)
     raw, out = header.raw, bytearray()
     kept = {key: entry for key, entry in index.entries.items() if key not in remove}
     for key, entry in kept.items():
@@ -93,7 +93,7 @@ def _edited_header(
     return body + bytes(-len(body) % index.alignment if index.tensors else 0)
 
 
-class _Encoder:
+class Encoder:
     """Values as bytes in a file's byte order and version."""
 
     def __init__(self, order: str, version: int) -> None:
