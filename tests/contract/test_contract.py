@@ -26,6 +26,10 @@ MISSING: dict[str, tuple[list[str], int]] = {
     "chat": (["nothing", "hi"], 3),
     "create": (["mine", "-f", "./nothing"], 3),
     "serve": (["nothing", "--port", "0"], 3),
+    "endpoint add": (["far", "--url", "http://127.0.0.1:9"], 6),
+    "endpoint show": (["nothing"], 3),
+    "endpoint check": (["nothing"], 3),
+    "endpoint rm": (["nothing"], 3),
     "chats show": (["77"], 3),
     "chats export": (["77", "out.md"], 3),
     "chats rm": (["77"], 3),
@@ -38,6 +42,8 @@ MISSING: dict[str, tuple[list[str], int]] = {
     "bench compare": (["77", "78"], 3),
     "bench gate": (["nothing", "--baseline", "77"], 3),
     "quantize": (["nothing", "Q4_0"], 3),
+    "merge": (["nothing", "--lora", "nothing"], 3),
+    "finetune": (["nothing", "--data", "./nothing.jsonl"], 3),
     "imatrix": (["nothing"], 3),
     "convert": (["nothing"], 3),
     "quality": (["nothing"], 3),
@@ -48,6 +54,26 @@ MISSING: dict[str, tuple[list[str], int]] = {
     "verify": (["nothing"], 3),
     "export": (["nothing", "out"], 3),
     "quickstart": (["--model", "./nothing.gguf"], 3),
+    "route create": (["r", "--member", "a=nothing"], 3),
+    "route show": (["nothing"], 3),
+    "route rm": (["nothing"], 3),
+    "route export": (["nothing", "out.zip"], 3),
+    "route import": (["./nothing.zip"], 3),
+    "route train": (["nothing", "--data", "./nothing.jsonl"], 3),
+    "route calibrate": (["nothing", "--strong-share", "30%"], 3),
+    "route eval": (["nothing"], 3),
+    "route label": (["nothing", "--prompts", "./no.jsonl", "--out", "out.jsonl"], 3),
+    "route ask": (["nothing", "hi"], 3),
+    "route decide": (["nothing", "hi"], 3),
+    "route explain": (["nothing", "hi"], 3),
+    "route feedback": (["77", "good"], 3),
+    "route retrain": (["nothing"], 3),
+    "route rollback": (["nothing"], 3),
+    "route report": (["nothing"], 3),
+    "route inbox show": (["77"], 3),
+    "route inbox answer": (["77", "yes"], 3),
+    "route inbox approve": (["77"], 3),
+    "route inbox edit": (["77"], 3),
 }
 # Commands that read the model itself, on a damaged one (exit 7).
 DAMAGED: dict[str, list[str]] = {
@@ -58,13 +84,16 @@ DAMAGED: dict[str, list[str]] = {
     "bench": ["{path}"],
     "bench run": ["{path}"],
     "quantize": ["{path}", "Q4_0"],
+    "merge": ["{path}", "--lora", "{path}"],
+    "finetune": ["{path}", "--data", "{path}"],
     "imatrix": ["{path}"],
     "quality": ["{path}"],
     "show": ["{path}"],
 }
 # Commands that end well in an empty home, without a model.
 PLAIN: dict[str, list[str]] = {
-    "list": [], "chats": [], "prune": [], "hardware": [], "doctor": ["--offline"],
+    "list": [], "endpoint list": [], "route list": [], "route inbox list": [], "chats": [],
+    "prune": [], "hardware": [], "doctor": ["--offline"],
 }  # fmt: skip
 
 

@@ -18,8 +18,12 @@ from tests.conftest import arrival
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RUN = {
-    "bench_ladder.sh", "fit_matrix.py", "gate_github.yml", "gate_gitlab.yml", "nightly_bench.sh",
-    "quantize_and_bench.sh", "quantize_ladder.sh",
+    "bench_ladder.sh", "finetune_chat.toml", "finetune_preferences.toml", "finetune_text.toml",
+    "fit_matrix.py", "gate_github.yml", "gate_gitlab.yml", "nightly_bench.sh",
+    "quantize_and_bench.sh", "quantize_ladder.sh", "route_office.toml",
+    "route_two_models.sh",
+    # tests/merge/test_recipes.py
+    "merge_slerp.toml", "merge_ties.yml", "merge_tuned.sh",
 }  # fmt: skip
 
 

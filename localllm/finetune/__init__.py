@@ -1,0 +1,1 @@
+"""Tune a model that was pulled, on data of one's own, and keep what it learned."""

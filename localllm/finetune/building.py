@@ -1,0 +1,166 @@
+"""From a base and its data to what can be trained: the model in memory, ready for packs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from localllm.errors import UsageProblem
+from localllm.finetune.model import load_causal
+from localllm.finetune.plan import Layout
+from localllm.finetune.recipe import Recipe
+from localllm.finetune.training.adapters import AdapterOptions, Adapters, attach
+from localllm.finetune.training.batches import Batches
+from localllm.finetune.training.forward import scorer
+from localllm.finetune.training.group import ALONE, Group
+from localllm.finetune.training.objectives import (
+    DirectPreference,
+    Likelihood,
+    Objective,
+    OddsRatio,
+    sums,
+)
+from localllm.finetune.training.precision import PrecisionTrial, try_precisions
+from localllm.finetune.training.task import Learned, Task, on_device
+
+if TYPE_CHECKING:
+    from localllm.finetune.model import LoadedModel
+    from localllm.finetune.request import Learning, Subject
+    from localllm.ui import Progress
+
+
+@dataclass(frozen=True)
+class Built:
+    """A task and what it was made of."""
+
+    task: Task
+    loaded: LoadedModel
+    adapters: Adapters | None
+    precision: str
+    trial: PrecisionTrial | None
+
+
+def adapter_options(recipe: Recipe) -> AdapterOptions:
+    """What the recipe says of adapters."""
+    return AdapterOptions(
+        rank=recipe.rank,
+        alpha=recipe.alpha,
+        targets=recipe.targets,
+        dropout=recipe.dropout,
+        rslora=recipe.method == "rslora",
+        dora=recipe.method == "dora",
+    )
+
+
+def build(
+    subject: Subject, learning: Learning, recipe: Recipe, layout: Layout,
+    adapter: Path | None, group: Group = ALONE,
+) -> Built:  # fmt: skip
+    """Load the base and put on it what learns. `adapter` is one to go on from.
+
+    Raises what loading raises, and UsageProblem for an adapter that does not fit.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision, trial = _precision(recipe, subject, device)
+    loaded = load_causal(
+        subject.model.path,
+        frozen=layout.frozen,
+        trainable="none" if recipe.is_adapter else "all",
+        device=device,
+    )
+    module: Any = loaded.module
+    adapters = None
+    if recipe.is_adapter:
+        adapters = attach(module, adapter_options(recipe), recipe.seed)
+        if adapter is not None:
+            _go_on(adapters, loaded, adapter)
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    else:
+        named = dict(module.named_parameters())
+    if layout.checkpointing:
+        kept = {"use_reentrant": False}
+        if hasattr(module, "activation_checkpointing_enable"):  # its name since transformers 5.2x
+            module.activation_checkpointing_enable(kept)
+        else:
+            module.gradient_checkpointing_enable(kept)
+    task = Task(
+        module=module,
+        scorer=scorer(module, torch.bfloat16 if precision == "bf16" else torch.float32),
+        learned=Learned(adapters, named),
+        objective=_objective(recipe),
+        train=learning.train,
+        held_out=learning.held_out,
+        pack_tokens=layout.pack_tokens,
+        data_digest=learning.prepared.report.sha256,
+        device=device,
+    )
+    return Built(task, loaded, adapters, precision, trial)
+
+
+def _precision(
+    recipe: Recipe, subject: Subject, device: str
+) -> tuple[str, PrecisionTrial | None]:  # fmt: skip
+    """What is computed in; `auto` tries both on a layer of this model's size."""
+    if recipe.precision != "auto":
+        return recipe.precision, None
+    sizes = subject.base.sizes
+    trial = try_precisions(sizes.n_embd, sizes.n_ff, device)
+    return trial.best, trial
+
+
+def _objective(recipe: Recipe) -> Objective:
+    if recipe.objective == "dpo":
+        return DirectPreference(recipe.beta)
+    return OddsRatio(recipe.orpo_weight) if recipe.objective == "orpo" else Likelihood()
+
+
+def _go_on(adapters: Adapters, loaded: LoadedModel, path: Path) -> None:
+    """Let the adapters begin as the one in the file. Raises UsageProblem where it is of another
+    shape, DamagedFile where it is none."""
+    from localllm.finetune.model import read_adapter
+
+    found = read_adapter(path, loaded)
+    for name, layer in adapters.layers.items():
+        pair = found.pairs.get(name)
+        if pair is None or pair.a.shape != layer.a.shape or pair.b.shape != layer.b.shape:
+            raise UsageProblem(
+                f"{path.name} is an adapter of another shape at {name}",
+                "give the --rank and --targets that it was made with",
+            )
+        ratio = found.alpha / pair.rank / layer.scale
+        with torch.no_grad():
+            layer.a.copy_(torch.as_tensor(pair.a))
+            layer.b.copy_(torch.as_tensor(pair.b) * ratio)
+    if set(found.pairs) - set(adapters.layers):
+        raise UsageProblem(
+            f"{path.name} has adapters on more layers than --targets names",
+            "give the --targets that it was made with",
+        )
+
+
+def add_reference(built: Built, progress: Progress, known: Mapping[int, Any] | None) -> None:
+    """DPO: the log-probability of every answer before anything is learned, computed once.
+
+    Numbers are those of the items trained on and, behind them, the held-out ones. `known` are
+    those of a run that is gone on with.
+    """
+    task = built.task
+    if not isinstance(task.objective, DirectPreference):
+        return
+    items = [*task.train, *task.held_out]
+    if known and len(known) == len(items):
+        task.objective.reference.update(known)
+        return
+    batches = Batches(items, len(items), task.pack_tokens, 0)
+    task.module.eval()
+    with torch.no_grad(), progress.steps("preferences before", len(items)) as advance:
+        for pack in batches.whole():
+            here = on_device(pack, task.device)
+            logp = (-sums(task.scorer.losses(here), here)).tolist()
+            for place, number in enumerate(pack.items):
+                task.objective.reference[number] = (logp[2 * place], logp[2 * place + 1])
+            advance(pack.n_items)

@@ -1,0 +1,1 @@
+"""Files as rows: JSON lines, JSON, tables, Parquet, texts and folders of them."""

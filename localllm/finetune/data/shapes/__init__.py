@@ -1,0 +1,1 @@
+"""Formats of rows: told from their columns, and read into what is trained on."""

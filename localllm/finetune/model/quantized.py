@@ -1,0 +1,161 @@
+"""Layers whose weights stay in their file's bytes: made into numbers when they are needed.
+
+A forward pass makes a layer's numbers and lets go of them, and the backward pass makes them
+again, so memory follows the size of the GGUF and not of its numbers. The weights are frozen;
+what is trained (an adapter) stands beside. Products of large matrices go in blocks of rows, so
+the scratch memory has an end whatever the vocabulary.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from localllm.finetune.model.stored import Stored
+from localllm.formats.hf import Layout
+
+BLOCK_ELEMENTS = 16 << 20  # numbers of a block: 64 MiB of float32
+_scratch = threading.local()
+
+
+class FrozenRows:
+    """A matrix (n_rows, n_per_row) in its stored bytes, its rows in transformers' order."""
+
+    def __init__(self, stored: Stored, layout: Layout) -> None:
+        if layout.shift or len(stored.shape) != 2:
+            raise ValueError(f"{stored.name} is no plain matrix")
+        self.stored = stored
+        self._order = layout.row_order(stored.shape[0])
+        self.shape = torch.Size(stored.shape)
+        self.block = max(1, BLOCK_ELEMENTS // stored.shape[1])
+
+    def take(self, start: int, stop: int, out: np.ndarray[Any, Any] | None = None) -> torch.Tensor:
+        """Rows `start` to `stop` as float32 on the CPU; in `out` where it is given."""
+        which = slice(start, stop) if self._order is None else self._order[start:stop]
+        return torch.from_numpy(self.stored.rows(which, out))
+
+    def pick(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of these numbers (n), as float32 on the CPU."""
+        wanted = rows.cpu().numpy()
+        return torch.from_numpy(
+            self.stored.rows(wanted if self._order is None else self._order[wanted])
+        )
+
+    def borrow(self, start: int, stop: int, like: torch.Tensor) -> torch.Tensor:
+        """Rows in the type and on the device of `like`, good until this thread's next call."""
+        n, width = stop - start, self.shape[1]
+        held: np.ndarray[Any, Any] | None = getattr(_scratch, "numbers", None)
+        if held is None or held.size < n * width:
+            held = np.empty(n * width, dtype=np.float32)
+            _scratch.numbers = held
+        found = self.take(start, stop, held[: n * width].reshape(n, width))
+        return found.to(device=like.device, dtype=like.dtype)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """The blocks of rows that one product goes in."""
+        n = self.shape[0]
+        return [(i, min(i + self.block, n)) for i in range(0, n, self.block)]
+
+
+class _Product(torch.autograd.Function):
+    """x W^T for frozen rows: W is made for the product and again for the gradient of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rows: FrozenRows) -> torch.Tensor:
+        ctx.rows, ctx.dtype = rows, x.dtype
+        flat = x.reshape(-1, x.shape[-1])
+        spans = rows.spans()
+        if len(spans) == 1:
+            product = functional.linear(flat, rows.borrow(*spans[0], flat))
+        else:
+            product = flat.new_empty((flat.shape[0], rows.shape[0]))
+            for start, stop in spans:
+                product[:, start:stop] = functional.linear(flat, rows.borrow(start, stop, flat))
+        # not as a view of itself: an adapter adds into it
+        return product if x.dim() == 2 else product.reshape(*x.shape[:-1], rows.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        rows: FrozenRows = ctx.rows
+        grad = grads[0]
+        flat = grad.reshape(-1, grad.shape[-1])
+        found = flat.new_zeros((flat.shape[0], rows.shape[1]))
+        for start, stop in rows.spans():
+            found.addmm_(flat[:, start:stop], rows.borrow(start, stop, flat))
+        return found.reshape(*grad.shape[:-1], rows.shape[1]).to(ctx.dtype), None
+
+
+class QuantizedLinear(nn.Linear):
+    """`nn.Linear` on frozen rows. A subclass, since adapters are put on linear layers.
+
+    `weight` makes the whole matrix anew at each access (float32, on the CPU): for looking at,
+    for DoRA's norms, for merging. There is no parameter `weight`, and nothing of it is in the
+    module's state.
+    """
+
+    def __init__(self, rows: FrozenRows, bias: torch.Tensor | None) -> None:
+        nn.Module.__init__(self)  # Linear's own makes a parameter
+        self.out_features, self.in_features = rows.shape
+        self.rows = rows
+        frozen = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", frozen)
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        return self.rows.take(0, self.out_features)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        multiply: Any = _Product.apply
+        product: torch.Tensor = multiply(input, self.rows)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, {self.rows.stored.type.name}"
+
+
+class QuantizedEmbedding(nn.Embedding):
+    """`nn.Embedding` on frozen rows: only those of the tokens at hand are made into numbers."""
+
+    def __init__(
+        self, rows: FrozenRows, padding_idx: int | None, dtype: torch.dtype, scale: float | None
+    ) -> None:
+        nn.Module.__init__(self)  # Embedding's own makes a parameter
+        self.num_embeddings, self.embedding_dim = rows.shape
+        self.padding_idx = padding_idx
+        self.rows = rows
+        self.scale = scale  # Gemma's, rounded to the type as transformers does
+        # an empty tensor that the module's `.to(...)` moves along
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        return self.rows.take(0, self.num_embeddings)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        tokens, places = torch.unique(input, return_inverse=True)
+        dtype = self.get_buffer("like").dtype
+        found = self.rows.pick(tokens).to(device=input.device, dtype=dtype)[places]
+        return found if self.scale is None else found * torch.tensor(self.scale, dtype=dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, {self.rows.stored.type.name}"
+
+
+def weight_rows(layer: nn.Module, start: int, stop: int) -> torch.Tensor:
+    """Rows `start` to `stop` of a linear layer's or an embedding's weight, dense or quantized:
+    what a loss in chunks asks the output layer for. Dense rows are a view."""
+    rows = getattr(layer, "rows", None)
+    if isinstance(rows, FrozenRows):
+        return rows.take(start, stop)
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight[start:stop]

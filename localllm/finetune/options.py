@@ -1,0 +1,212 @@
+"""The options of `finetune`, in the groups its help shows. Each but the first few is a key of a
+recipe file; none has a default here, so that the file can speak where the command line does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from localllm.library.arguments import complete_model
+
+_DATA, _METHOD, _TRAIN, _MACHINE, _WATCH = (
+    "Data", "Method", "Training", "This machine", "Looking and keeping",
+)  # fmt: skip
+
+
+def _option(panel: str, name: str, text: str, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=panel, **more)
+
+
+Base = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[BASE]",
+        help="The model to tune; may stand in the recipe.",
+        autocompletion=complete_model,
+        show_default=False,
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", metavar="FILE", help="Options from a TOML file; flags win."),
+]
+SaveRecipe = Annotated[
+    Path | None,
+    typer.Option("--save-recipe", metavar="FILE", help="Write all options, resolved, as TOML."),
+]
+Name = Annotated[str | None, typer.Option("--name", help="What to call the result.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check the data, measure what it will take, learn nothing."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with a run of this that was interrupted.")
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Throw an interrupted run of this away and begin again.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.html", help="Curves and samples as one HTML page."),
+]
+Merge = Annotated[
+    str | None,
+    typer.Option(
+        "--merge",
+        metavar="TYPE|auto",
+        help="Also make a whole model of it in this type (F16, Q6_K ...); auto: the smallest "
+        "that keeps it.",
+    ),
+]
+
+Data = Annotated[
+    list[str] | None,
+    _option(_DATA, "--data", "A file, a folder or a data set to learn from; may be repeated.",
+            "FILE|FOLDER"),
+]  # fmt: skip
+Format = Annotated[
+    str | None,
+    _option(_DATA, "--format", "What the rows are, where it is not plain.",
+            "chat|sharegpt|alpaca|completion|qa|text|preference"),
+]  # fmt: skip
+Column = Annotated[
+    list[str] | None,
+    _option(_DATA, "--column", "Which column is the prompt, answer, text ...", "ROLE=COLUMN"),
+]
+FromChats = Annotated[
+    bool | None,
+    _option(_DATA, "--from-chats/--no-chats", "Also the conversations that `chat` kept."),
+]
+Chats = Annotated[
+    list[str] | None,
+    _option(_DATA, "--chats", "Which of them: model, title, since, until, id; may be repeated.",
+            "KEY=VALUE"),
+]  # fmt: skip
+FromVotes = Annotated[
+    bool | None,
+    _option(_DATA, "--from-votes/--no-votes", "Also routers' answers judged good, and people's."),
+]
+BadRows = Annotated[
+    str | None, _option(_DATA, "--bad-rows", "What cannot be used is counted, or an error.",
+                        "skip|error"),
+]  # fmt: skip
+Duplicates = Annotated[
+    str | None, _option(_DATA, "--duplicates", "Rows that say the same.", "keep|drop")
+]
+Limit = Annotated[int | None, _option(_DATA, "--limit", "Take the first rows only.", "N")]
+MaxLength = Annotated[
+    int | None, _option(_DATA, "--max-length", "Tokens of one example at most.", "N")
+]
+Overlong = Annotated[
+    str | None,
+    _option(_DATA, "--overlong", "What happens to longer ones.", "truncate|drop|split|error"),
+]
+Learn = Annotated[
+    str | None,
+    _option(_DATA, "--learn", "Which tokens count: every answer, the last one, all after the "
+            "last question, or all.", "assistant|last|completion|all"),
+]  # fmt: skip
+System = Annotated[
+    str | None, _option(_DATA, "--system", "The system message of rows without one.", "TEXT")
+]
+Thinking = Annotated[
+    str | None, _option(_DATA, "--thinking", "As `chat --thinking` does.", "auto|off|on")
+]
+ChatTemplate = Annotated[
+    str | None,
+    _option(_DATA, "--chat-template", "For a base without one: chatml, llama3, ... or a Jinja "
+            "file.", "NAME|FILE"),
+]  # fmt: skip
+HeldOut = Annotated[
+    str | None,
+    _option(_DATA, "--held-out", "Kept back to judge by: a share or a count.", "5%|20"),
+]
+
+Method = Annotated[
+    str | None, _option(_METHOD, "--method", "What learns.", "lora|rslora|dora|full")
+]
+ObjectiveOption = Annotated[
+    str | None,
+    _option(_METHOD, "--objective", "What is learned: answers, or preferences.",
+            "auto|sft|dpo|orpo"),
+]  # fmt: skip
+Rank = Annotated[int | None, _option(_METHOD, "--rank", "How much an adapter can hold.", "N")]
+Alpha = Annotated[
+    float | None, _option(_METHOD, "--alpha", "How strongly it counts; twice the rank.", "X")
+]
+Targets = Annotated[
+    list[str] | None,
+    _option(_METHOD, "--targets", "Layers that learn: all, attention, mlp or names (q_proj).",
+            "NAME"),
+]  # fmt: skip
+Dropout = Annotated[float | None, _option(_METHOD, "--dropout", "In the adapters.", "SHARE")]
+Adapter = Annotated[
+    str | None,
+    _option(_METHOD, "--adapter", "Go on from this adapter, made by finetune.", "NAME|FILE"),
+]
+BaseWeights = Annotated[
+    str | None,
+    _option(_METHOD, "--base-weights", "The frozen base in its file's bytes (QLoRA), or as "
+            "numbers.", "auto|quantized|dense"),
+]  # fmt: skip
+Beta = Annotated[float | None, _option(_METHOD, "--beta", "DPO's strength.", "X")]
+OrpoWeight = Annotated[
+    float | None, _option(_METHOD, "--orpo-weight", "ORPO's weight of the preference.", "X")
+]
+
+Epochs = Annotated[float | None, _option(_TRAIN, "--epochs", "Times through the data.", "X")]
+Steps = Annotated[int | None, _option(_TRAIN, "--steps", "In place of epochs.", "N")]
+BatchSize = Annotated[int | None, _option(_TRAIN, "--batch-size", "Examples a step.", "N")]
+Lr = Annotated[float | None, _option(_TRAIN, "--lr", "The highest learning rate.", "X")]
+Schedule = Annotated[
+    str | None, _option(_TRAIN, "--schedule", "How it falls.", "cosine|linear|constant")
+]
+Warmup = Annotated[float | None, _option(_TRAIN, "--warmup", "Share of the steps.", "SHARE")]
+LrFloor = Annotated[
+    float | None, _option(_TRAIN, "--lr-floor", "Where it falls to, as a share.", "SHARE")
+]
+WeightDecay = Annotated[float | None, _option(_TRAIN, "--weight-decay", "Of AdamW.", "X")]
+MaxGradNorm = Annotated[
+    float | None, _option(_TRAIN, "--max-grad-norm", "Longer gradients are cut; 0 never.", "X")
+]
+Seed = Annotated[int | None, _option(_TRAIN, "--seed", "The same seed, the same result.", "N")]
+
+PackTokens = Annotated[
+    int | None, _option(_MACHINE, "--pack-tokens", "Tokens computed at once.", "N")
+]
+Checkpointing = Annotated[
+    str | None,
+    _option(_MACHINE, "--checkpointing", "Compute layers twice to save memory.", "auto|on|off"),
+]
+Precision = Annotated[
+    str | None,
+    _option(_MACHINE, "--precision", "auto tries which is faster here.", "auto|f32|bf16"),
+]
+Threads = Annotated[int | None, _option(_MACHINE, "--threads", "Default: the cores.", "N")]
+
+EvalEvery = Annotated[
+    int | None, _option(_WATCH, "--eval-every", "Steps between evaluations.", "N")
+]
+Patience = Annotated[
+    int | None,
+    _option(_WATCH, "--patience", "Stop after so many evaluations without a better one.", "N"),
+]
+Keep = Annotated[
+    str | None, _option(_WATCH, "--keep", "The weights that judged best, or the last.", "best|last")
+]
+SaveEvery = Annotated[int | None, _option(_WATCH, "--save-every", "Steps between saves.", "N")]
+SampleEvery = Annotated[
+    int | None, _option(_WATCH, "--sample-every", "Steps between sample answers; 0 none.", "N")
+]
+Samples = Annotated[
+    int | None, _option(_WATCH, "--samples", "Sample answers, before and after.", "N")
+]
+SampleTokens = Annotated[
+    int | None, _option(_WATCH, "--sample-tokens", "Their length at most.", "N")
+]
+SamplePrompt = Annotated[
+    list[str] | None,
+    _option(_WATCH, "--sample-prompt", "What to ask; default: from the held-out rows.", "TEXT"),
+]

@@ -1,0 +1,180 @@
+"""How a run is laid out on this machine, and what memory it takes, before anything is loaded.
+
+The sums are of what is held at the highest point: frozen weights, what learns with its gradient
+and its two moments, what a pack leaves for its backward pass, the loss's buffer. Activations
+are counted tensor by tensor as transformers' layers make them; a trial corrects them (see
+`trial`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from localllm.errors import DoesNotFit
+from localllm.finetune.recipe import Recipe
+from localllm.ui import Bytes
+
+if TYPE_CHECKING:
+    from localllm.formats.gguf import GGUFModel
+    from localllm.formats.hf import Sizes
+
+Frozen = Literal["quantized", "dense"]
+
+PACK_TOKENS = 1024
+_LOSS_BUFFER = 128 << 20
+_SCRATCH = 64 << 20  # of a quantized layer's numbers
+_PROGRAM = 450 << 20  # the interpreter, torch, transformers, llama.cpp's library
+_ROOM = 0.9  # of what is free may be planned with
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the plan must know of the base: sizes, and where its bytes are."""
+
+    sizes: Sizes
+    matrix_bytes: int  # of matrices as the file has them
+    n_params: int
+    is_quantized: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the run is computed. `pack_tokens` is what one forward pass holds at most."""
+
+    frozen: Frozen
+    pack_tokens: int
+    checkpointing: bool
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes at the highest point, by what they are for."""
+
+    program: int
+    weights: int
+    learned: int
+    activations: int
+    loss: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.program + self.weights + self.learned + self.activations + self.loss
+
+    def as_json(self) -> Mapping[str, int]:
+        return {**vars(self), "total_bytes": self.total_bytes}
+
+
+def base_of(model: GGUFModel, sizes: Sizes) -> Base:
+    """From a GGUF's header."""
+    tensors = model.tensors.values()
+    matrices = [t for t in tensors if len(t.shape) > 1]
+    plain = {"F32", "F16", "BF16"}
+    return Base(
+        sizes=sizes,
+        matrix_bytes=sum(t.size_bytes for t in matrices),
+        n_params=sum(t.n_elements for t in tensors),
+        is_quantized=any(t.type.name not in plain for t in matrices),
+    )
+
+
+def memory_need(base: Base, recipe: Recipe, layout: Layout) -> MemoryNeed:
+    """What a run laid out so takes."""
+    dense = 4 * base.n_params
+    full = not recipe.is_adapter
+    frozen = base.matrix_bytes + _SCRATCH if layout.frozen == "quantized" else dense
+    learned = 12 * base.n_params if full else 16 * adapter_params(base.sizes, recipe)
+    return MemoryNeed(
+        program=_PROGRAM,
+        weights=dense if full else frozen,
+        learned=learned,
+        activations=_activations(base.sizes, recipe, layout),
+        loss=2 * _LOSS_BUFFER if full else _LOSS_BUFFER,
+    )
+
+
+def adapter_params(sizes: Sizes, recipe: Recipe) -> int:
+    """Numbers that the adapters hold, on all layers that `targets` mean."""
+    named = sizes.named()
+    embd, q, kv, ff = (named[key] for key in ("embd", "q", "kv", "ff"))
+    shapes = {
+        "q_proj": (embd, q), "k_proj": (embd, kv), "v_proj": (embd, kv), "o_proj": (q, embd),
+        "gate_proj": (embd, ff), "up_proj": (embd, ff), "down_proj": (ff, embd),
+    }  # fmt: skip
+    groups = {
+        "all": tuple(shapes), "attention": tuple(shapes)[:4], "mlp": tuple(shapes)[4:],
+    }  # fmt: skip
+    chosen = {part for target in recipe.targets for part in groups.get(target, (target,))}
+    width = sum(sum(shapes[part]) for part in chosen if part in shapes)
+    return recipe.rank * width * sizes.n_layer
+
+
+def _activations(sizes: Sizes, recipe: Recipe, layout: Layout) -> int:
+    """Floats that the forward pass keeps for the backward pass, times 4."""
+    named = sizes.named()
+    embd, q, kv, ff = (named[key] for key in ("embd", "q", "kv", "ff"))
+    # norms keep their input and what they scale; attention q, k, v and its result; the
+    # feed-forward both halves, their product and the nonlinearity's input
+    layer = 10 * embd + 5 * q + 6 * kv + 5 * ff
+    kept = layer + sizes.n_layer * embd if layout.checkpointing else sizes.n_layer * layer
+    return 4 * layout.pack_tokens * (kept + 4 * embd)
+
+
+def lay_out(base: Base, recipe: Recipe, longest: int, available_bytes: int) -> Layout:
+    """What the recipe says, and where it leaves it open the fastest that fits."""
+    frozen: Frozen = "dense"
+    if recipe.is_adapter and recipe.base_weights != "dense":
+        wanted = recipe.base_weights == "quantized" or base.is_quantized
+        frozen = "quantized" if wanted else "dense"
+    tokens = max(recipe.pack_tokens or PACK_TOKENS, longest)
+    layout = Layout(frozen, tokens, recipe.checkpointing == "on")
+    if recipe.checkpointing == "auto" and not _fits(base, recipe, layout, available_bytes):
+        layout = replace(layout, checkpointing=True)
+    if recipe.pack_tokens is None and not _fits(base, recipe, layout, available_bytes):
+        layout = replace(layout, pack_tokens=longest)
+    return layout
+
+
+def _fits(base: Base, recipe: Recipe, layout: Layout, available_bytes: int) -> bool:
+    return memory_need(base, recipe, layout).total_bytes <= _ROOM * available_bytes
+
+
+def require_fit(
+    name: str, base: Base, recipe: Recipe, layout: Layout, available_bytes: int
+) -> MemoryNeed:
+    """The need. Raises DoesNotFit with options that would fit, where any do."""
+    need = memory_need(base, recipe, layout)
+    if need.total_bytes <= _ROOM * available_bytes:
+        return need
+    ways = [flags for flags, one, other in _smaller(recipe, layout)
+            if _fits(base, one, other, available_bytes)]  # fmt: skip
+    raise DoesNotFit(
+        f"tuning {name} so takes about {Bytes(need.total_bytes)}, and "
+        f"{Bytes(int(_ROOM * available_bytes))} can be used",
+        f"it would fit with {ways[0]}" if ways else "a smaller model: localllm pull --list",
+    )
+
+
+def _smaller(recipe: Recipe, layout: Layout) -> list[tuple[str, Recipe, Layout]]:
+    """Options that take less, the ones that change least first."""
+    found: list[tuple[str, Recipe, Layout]] = []
+    flags: list[str] = []
+    if not recipe.is_adapter:
+        flags.append("--method lora")
+        recipe = replace(recipe, method="lora", dropout=0.0)
+        found.append((" ".join(flags), recipe, layout))
+    if not layout.checkpointing:
+        flags.append("--checkpointing on")
+        layout = replace(layout, checkpointing=True)
+        found.append((" ".join(flags), recipe, layout))
+    if layout.frozen == "dense":
+        flags.append("--base-weights quantized")
+        layout = replace(layout, frozen="quantized")
+        found.append((" ".join(flags), recipe, layout))
+    for length in (512, 256, 128):
+        if length < layout.pack_tokens:
+            shorter = replace(layout, pack_tokens=length)
+            words = [*flags, f"--max-length {length} --pack-tokens {length}"]
+            found.append((" ".join(words), recipe, shorter))
+    return found

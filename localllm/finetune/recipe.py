@@ -1,0 +1,262 @@
+"""Everything that decides what a run learns: on the command line, in a file, with the result.
+
+A recipe file is TOML; its keys are the options' names with `_` for `-`. What the command line
+says wins over the file. What neither says stays at the defaults here, and the whole of it is
+stored with what was made.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from localllm.errors import FileGone, UsageProblem
+
+METHODS = ("lora", "rslora", "dora", "full")
+OBJECTIVES = ("auto", "sft", "dpo", "orpo")
+WEIGHTS = ("auto", "quantized", "dense")
+SCHEDULES = ("cosine", "linear", "constant")
+PRECISIONS = ("auto", "f32", "bf16")
+SWITCH = ("auto", "on", "off")
+KEEP = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All options of `finetune`. None means: decided by the model, the data or the machine."""
+
+    # what
+    base: str | None = None
+    data: tuple[str, ...] = ()
+    name: str | None = None
+    # the data
+    format: str | None = None
+    column: tuple[str, ...] = ()
+    from_chats: bool = False
+    chats: tuple[str, ...] = ()
+    from_votes: bool = False
+    bad_rows: str = "skip"
+    duplicates: str = "keep"
+    limit: int | None = None
+    max_length: int | None = None
+    overlong: str = "truncate"
+    learn: str = "assistant"
+    system: str | None = None
+    thinking: str = "auto"
+    chat_template: str | None = None
+    held_out: str = "5%"
+    # the method
+    method: str = "lora"
+    objective: str = "auto"
+    rank: int = 16
+    alpha: float | None = None
+    targets: tuple[str, ...] = ("all",)
+    dropout: float = 0.0
+    adapter: str | None = None
+    base_weights: str = "auto"
+    beta: float = 0.1
+    orpo_weight: float = 0.1
+    # the training
+    epochs: float = 3.0
+    steps: int | None = None
+    batch_size: int = 8
+    lr: float | None = None
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    lr_floor: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    # the machine
+    pack_tokens: int | None = None
+    checkpointing: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    # looking, keeping
+    eval_every: int | None = None
+    patience: int | None = None
+    keep: str = "best"
+    save_every: int | None = None
+    sample_every: int = 0
+    samples: int = 3
+    sample_tokens: int = 48
+    sample_prompt: tuple[str, ...] = ()
+    merge: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_ranges(self)
+        held_out(self.held_out)
+
+    @property
+    def learning_rate(self) -> float:
+        """What `lr` says, else what is usual for the method."""
+        if self.lr is not None:
+            return self.lr
+        if self.method == "full":
+            return 2e-5
+        return 5e-5 if self.objective in ("dpo", "orpo") else 2e-4
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.method != "full"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, tuples as lists."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def lineage(self) -> dict[str, Any]:
+        """What decides the result: not what it is called, and not how it was watched."""
+        beside = (
+            "name", "threads", "samples", "sample_every", "sample_tokens", "sample_prompt", "merge",
+        )  # fmt: skip
+        return {k: v for k, v in self.as_dict().items() if k not in beside and v is not None}
+
+
+# What a resumed run may not change: the weights learned so far would mean something else.
+FIXED = (
+    "method", "objective", "rank", "alpha", "targets", "adapter", "format", "column", "limit",
+    "max_length", "overlong", "learn", "system", "thinking", "chat_template", "held_out",
+    "batch_size", "seed", "duplicates", "bad_rows", "dropout",
+)  # fmt: skip
+
+
+def merged(file: Mapping[str, Any], given: Mapping[str, Any]) -> Recipe:
+    """The recipe of a file's values and, over them, those of the command line that are not None.
+
+    Raises UsageProblem for keys and values that are none.
+    """
+    values = dict(_checked(file)) | {k: v for k, v in given.items() if v not in (None, (), [])}
+    ready: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Recipe(**ready)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recipe file's values. Raises FileGone, UsageProblem naming what is wrong.
+
+    Paths in it (data, chat_template) are meant from the folder the file is in.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise FileGone(f"there is no recipe {path}") from None
+    except UnicodeDecodeError:
+        raise UsageProblem(f"{path} is no text") from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageProblem(f"{path} is no TOML: {error}") from None
+    found = dict(_checked(values, str(path)))
+    for key in ("data", "chat_template"):
+        if key in found:
+            found[key] = _from_folder(found[key], path.parent)
+    return found
+
+
+def _from_folder(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_from_folder(one, folder) for one in value]
+    beside = folder / str(value)
+    return str(beside) if beside.exists() else value
+
+
+def to_toml(recipe: Recipe) -> str:
+    """A file that `read_recipe` reads back; what is None stands as a comment."""
+    lines = []
+    for key, value in recipe.as_dict().items():
+        # JSON's strings, numbers, booleans and lists of strings are TOML's
+        text = json.dumps(value, ensure_ascii=False)
+        lines.append(f"# {key} =  (decided by the run)" if value is None else f"{key} = {text}")
+    return "\n".join(lines) + "\n"
+
+
+def held_out(text: str) -> tuple[float, int | None]:
+    """`5%` as (0.05, None), `20` as (0, 20). Raises UsageProblem."""
+    try:
+        if text.endswith("%"):
+            share = float(text[:-1]) / 100
+            if not 0 <= share < 1:
+                raise ValueError
+            return share, None
+        count = int(text)
+        if count < 0:
+            raise ValueError
+        return 0.0, count
+    except ValueError:
+        raise UsageProblem(f"--held-out {text!r} is no share and no count", "5% or 20") from None
+
+
+def _checked(values: Mapping[str, Any], where: str = "the recipe") -> Mapping[str, Any]:
+    hints = get_type_hints(Recipe)
+    known = {field.name for field in fields(Recipe)}
+    for key, value in values.items():
+        if key not in known:
+            raise UsageProblem(f"{where} has an unknown key {key!r}", f"of {', '.join(known)}")
+        if not _fits(value, hints[key]):
+            raise UsageProblem(f"{where}: {key} cannot be {value!r}")
+    return {k: float(v) if _is_float(hints[k]) and v is not None else v for k, v in values.items()}
+
+
+def _is_float(hint: Any) -> bool:
+    return float in (hint, *get_args(hint)) and str not in get_args(hint)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint) or (hint,)
+    if Ellipsis in kinds:
+        return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    if isinstance(value, bool) or bool in kinds:
+        return isinstance(value, bool) and bool in kinds
+    if isinstance(value, int) and float in kinds:
+        return True
+    return isinstance(value, tuple(k for k in kinds if k is not type(None)))
+
+
+def _check_choices(recipe: Recipe) -> None:
+    for key, allowed in (
+        ("method", METHODS), ("objective", OBJECTIVES), ("base_weights", WEIGHTS),
+        ("schedule", SCHEDULES), ("precision", PRECISIONS), ("checkpointing", SWITCH),
+        ("keep", KEEP),
+    ):  # fmt: skip
+        value = getattr(recipe, key)
+        if value not in allowed:
+            option = key.replace("_", "-")
+            raise UsageProblem(f"--{option} {value!r} is none of {', '.join(allowed)}")
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    bounds: tuple[tuple[str, float, float], ...] = (
+        ("rank", 1, 4096), ("alpha", 0, 1e6), ("dropout", 0, 0.99), ("beta", 1e-6, 1e3),
+        ("orpo_weight", 0, 1e3), ("epochs", 1e-6, 1e5), ("steps", 1, 1e9), ("batch_size", 1, 1e6),
+        ("lr", 0, 10), ("warmup", 0, 1), ("lr_floor", 0, 1), ("weight_decay", 0, 10),
+        ("max_grad_norm", 0, 1e9), ("seed", 0, 2**31 - 1), ("pack_tokens", 8, 1e7),
+        ("threads", 1, 4096), ("eval_every", 1, 1e9), ("patience", 1, 1e6),
+        ("save_every", 1, 1e9), ("sample_every", 0, 1e9), ("samples", 0, 100),
+        ("sample_tokens", 1, 4096), ("limit", 1, 1e12),
+    )  # fmt: skip
+    for key, low, high in bounds:
+        value = getattr(recipe, key)
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            raise UsageProblem(
+                f"--{key.replace('_', '-')} {value:g} is not between {low:g} and {high:g}"
+            )
+    if recipe.dropout and recipe.method == "full":
+        raise UsageProblem("--dropout is of adapters; --method full has none")
+
+
+def with_objective(recipe: Recipe, preferences: bool) -> Recipe:
+    """The recipe with `objective` decided by the data. Raises UsageProblem where they differ."""
+    if recipe.objective == "auto":
+        return replace(recipe, objective="dpo" if preferences else "sft")
+    if (recipe.objective == "sft") == preferences:
+        what = "preference pairs" if preferences else "no preference pairs"
+        raise UsageProblem(
+            f"--objective {recipe.objective} does not go with this data: it is {what}",
+            "--objective dpo" if preferences else "--objective sft",
+        )
+    return recipe

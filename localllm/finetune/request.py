@@ -1,0 +1,172 @@
+"""What was asked for, and what it means: base, data and place of the run, nothing loaded yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localllm.errors import UsageProblem
+from localllm.finetune.plan import Base, base_of
+from localllm.finetune.recipe import Recipe, held_out, with_objective
+from localllm.library.derive import base_name, checked_name, with_digest
+from localllm.library.find import find_model
+from localllm.registry import Model, Registry
+from localllm.ui import Progress
+
+if TYPE_CHECKING:
+    from localllm.finetune.data import Example, Prepared, Split
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line. `restart` throws an interrupted run away."""
+
+    recipe: Recipe
+    dry_run: bool = False
+    resume: bool = False
+    restart: bool = False
+    report: Path | None = None
+    save_recipe: Path | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The base in the registry, and what its header says. `model` has its digest."""
+
+    model: Model
+    base: Base
+    arch: str
+
+
+def find_subject(text: str | None, registry: Registry, progress: Progress) -> Subject:
+    """The base that `text` names. Everything that cannot be tuned is refused here, from its
+    header. Raises ModelNotFound, FileGone, DamagedFile, UsageProblem, EngineError."""
+    from localllm.finetune.model import check_source
+    from localllm.formats.gguf import read_model
+    from localllm.formats.hf import sizes_of_gguf
+
+    if text is None:
+        raise UsageProblem("name the model to tune", "localllm finetune MODEL --data FILE")
+    model = find_model(text, registry)
+    if model.format == "adapter":
+        raise UsageProblem(
+            f"{model.name} is an adapter, not a model",
+            f"tune its base and go on from it: localllm finetune BASE --adapter {model.name}",
+        )
+    if model.format == "safetensors":
+        model = _converted(model, registry, progress)
+    if model.format != "gguf":
+        raise UsageProblem(f"{model.name} is a {model.format} file, no language model")
+    arch = check_source(model.path)
+    header = read_model(model.path)
+    return Subject(with_digest(model, progress), base_of(header, sizes_of_gguf(header)), arch)
+
+
+def _converted(model: Model, registry: Registry, progress: Progress) -> Model:
+    """The GGUF of a safetensors model: what is tuned is what llama.cpp will run."""
+    from localllm.library.conversion import made_before
+
+    made = made_before(model, registry, progress)
+    if made is None:
+        raise UsageProblem(
+            f"{model.name} is tuned as the GGUF that will run it, and has none yet",
+            f"localllm convert {model.name}",
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The data as it is learned from. `items` are one sequence each, two for preferences."""
+
+    prepared: Prepared
+    parts: Split
+    recipe: Recipe  # with its objective decided
+
+    @property
+    def train(self) -> Sequence[Sequence[Example]]:
+        return Items(self.parts.train)
+
+    @property
+    def held_out(self) -> Sequence[Sequence[Example]]:
+        return Items(self.parts.held_out)
+
+
+class Items(Sequence[Sequence["Example"]]):
+    """Prepared rows as what is learned at once; examples are made when they are asked for."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def __getitem__(self, i: int) -> Sequence[Example]:  # type: ignore[override]
+        if self._prepared.is_pairs:
+            pair = self._prepared.pairs[i]
+            return (pair.chosen, pair.rejected)
+        return (self._prepared.examples[i],)
+
+
+def read_data(
+    recipe: Recipe, subject: Subject, registry: Registry, progress: Progress,
+    note: Callable[[str], None],
+) -> Learning:  # fmt: skip
+    """Find, tokenize and part the data. Raises what `open_data` and `prepare` raise."""
+    from localllm.finetune.data import (
+        DataSpec,
+        Dialect,
+        EncodeOptions,
+        open_data,
+        parse_chat_filter,
+        parse_columns,
+        prepare,
+        split,
+    )
+
+    chosen = parse_chat_filter(recipe.chats)
+    spec = DataSpec(
+        sources=recipe.data,
+        format=recipe.format,  # type: ignore[arg-type]
+        columns=parse_columns(recipe.column),
+        from_chats=chosen if recipe.from_chats or recipe.chats else None,
+        from_votes=recipe.from_votes,
+        bad_rows=recipe.bad_rows,  # type: ignore[arg-type]
+        duplicates=recipe.duplicates,  # type: ignore[arg-type]
+        limit=recipe.limit,
+    )
+    encode = EncodeOptions(
+        max_length=recipe.max_length,
+        overlong=recipe.overlong,  # type: ignore[arg-type]
+        loss=recipe.learn,  # type: ignore[arg-type]
+        system=recipe.system,
+    )
+    dataset = open_data(spec, registry=registry, progress=progress)
+    with Dialect.of(
+        subject.model,
+        template=recipe.chat_template,
+        thinking=recipe.thinking,
+    ) as dialect:
+        prepared = prepare(dataset, dialect, encode, progress=progress)
+    share, count = held_out(recipe.held_out)
+    parts = split(prepared, fraction=share, count=count, seed=recipe.seed)
+    if parts.why:
+        note(parts.why)
+    return Learning(prepared, parts, with_objective(recipe, prepared.is_pairs))
+
+
+def result_name(recipe: Recipe, subject: Subject) -> str:
+    """What the result is called: `--name`, else the base's name and the data's."""
+    if recipe.name is not None:
+        return checked_name(recipe.name)
+    first = Path(recipe.data[0]).stem if recipe.data else "chats"
+    cleaned = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in first)
+    mark = "tuned" if recipe.method == "full" else "lora"
+    return f"{base_name(subject.model)}:{cleaned.strip('-._')[:40] or 'data'}-{mark}"
+
+
+def settled(asked: Asked, learning: Learning, subject: Subject) -> Recipe:
+    """The recipe with everything in it that decides the result."""
+    return replace(learning.recipe, base=subject.model.name, lr=learning.recipe.learning_rate)

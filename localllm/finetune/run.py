@@ -1,0 +1,224 @@
+"""finetune, whole: from what was asked to a registered result, or to a dry run's report."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localllm import __version__, config
+from localllm.errors import GateFailed, Interrupted, UsageProblem
+from localllm.finetune.plan import Layout, MemoryNeed, lay_out, require_fit
+from localllm.finetune.recipe import Recipe, to_toml
+from localllm.finetune.request import (
+    Asked,
+    Learning,
+    Subject,
+    find_subject,
+    read_data,
+    result_name,
+    settled,
+)
+from localllm.library.derive import digest_of, existing, parent_of
+from localllm.library.find import find_adapter
+from localllm.registry import Lineage, Registry
+from localllm.ui import Sink
+from localllm.ui.outfile import check_place, replace_file
+
+if TYPE_CHECKING:
+    from localllm.finetune.outcome.result import Tuned
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that is known before torch is imported."""
+
+    asked: Asked
+    recipe: Recipe
+    subject: Subject
+    learning: Learning
+    layout: Layout
+    need: MemoryNeed
+    name: str
+    lineage: Lineage
+    threads: int
+    adapter: Path | None  # to go on from
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that was trained with; None for texts as they stand."""
+        prepared = self.learning.prepared
+        return None if prepared.report.format == "text" else prepared.template.source
+
+
+def finetune(asked: Asked, registry: Registry, sink: Sink) -> None:
+    """Do what was asked and show it. Raises what its parts raise; nothing is registered then."""
+    from localllm.finetune.merging import check_merge
+    from localllm.finetune.training.prepare import launched
+
+    if asked.resume and asked.restart:
+        raise UsageProblem("--resume goes on with a run, --restart throws it away: name one")
+    for path in (asked.report, asked.save_recipe):
+        if path is not None:
+            check_place(path)
+    check_merge(asked.recipe)
+    if not (is_first := launched()[0] == 0):
+        sink = Sink("finetune", progress="none", stdout=io.StringIO(), stderr=io.StringIO())
+    ready = make_ready(asked, registry, sink)
+    if asked.save_recipe is not None and is_first:
+        replace_file(asked.save_recipe, to_toml(ready.recipe))
+    for warning in ready.learning.prepared.report.warnings:
+        sink.warn(warning)
+    if asked.dry_run:
+        _show_dry_run(ready, sink)
+        return
+    if not asked.restart and (known := existing(registry, ready.name, ready.lineage)) is not None:
+        from localllm.finetune.outcome.result import made_before
+
+        if is_first:
+            _show(made_before(known, ready.subject.model, registry), ready, registry, sink)
+        return
+    try:
+        done = _run(ready, registry, sink)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted", "run the same command with --resume to go on from the last checkpoint"
+        ) from None
+    if done is not None:
+        _show(done, ready, registry, sink)
+
+
+def make_ready(asked: Asked, registry: Registry, sink: Sink) -> Ready:
+    """Find the base, read the data, lay the run out. Raises DoesNotFit where it cannot run."""
+    from localllm.engine.threads import default_threads
+    from localllm.finetune.training.prepare import require_torch
+    from localllm.placement import this_machine
+
+    subject = find_subject(asked.recipe.base, registry, sink.progress)
+    require_torch()
+    from localllm.finetune.training.batches import needed
+
+    adapter = None
+    if asked.recipe.adapter is not None:
+        adapter, _ = find_adapter(asked.recipe.adapter, registry)
+    learning = read_data(asked.recipe, subject, registry, sink.progress, sink.note)
+    recipe = settled(asked, learning, subject)
+    items = learning.train
+    longest = max(sum(needed(one) for one in items[i]) for i in range(len(items)))
+    available = this_machine().host_available_bytes
+    layout = lay_out(subject.base, recipe, longest, available)
+    need = require_fit(subject.model.name, subject.base, recipe, layout, available)
+    name = result_name(recipe, subject)
+    return Ready(
+        asked=asked,
+        recipe=recipe,
+        subject=subject,
+        learning=learning,
+        layout=layout,
+        need=need,
+        name=name,
+        lineage=_lineage(recipe, subject, learning, name, adapter, sink),
+        threads=recipe.threads or config.load().threads or _shared(default_threads()),
+        adapter=adapter,
+    )
+
+
+def _shared(cores: int) -> int:
+    """This process's part of the cores, where a launcher started several on the machine."""
+    beside = config.environment().get("LOCAL_WORLD_SIZE", "1")
+    return max(1, cores // int(beside)) if beside.isdigit() and beside != "0" else cores
+
+
+def _lineage(
+    recipe: Recipe, subject: Subject, learning: Learning, name: str, adapter: Path | None,
+    sink: Sink,
+) -> Lineage:  # fmt: skip
+    """Parent, data, resolved recipe, versions: what the result is made of."""
+    report = learning.prepared.report
+    inputs = {"data": report.sha256}
+    inputs |= {f"data:{file.name}": file.sha256 for file in report.files[:50]}
+    if adapter is not None:
+        inputs["adapter"] = digest_of(adapter, lambda n: None)
+    words = ["localllm", "finetune", subject.model.name]
+    for one in recipe.data:
+        words += ["--data", one]
+    words += ["--name", name]
+    versions = {"localllm": __version__}
+    versions |= {one: version(one) for one in ("torch", "transformers", "llama-cpp-python")}
+    parent = parent_of(subject.model, sink.progress)
+    return Lineage("finetune", (parent,), shlex.join(words), recipe.lineage(), inputs, versions)
+
+
+def _run(ready: Ready, registry: Registry, sink: Sink) -> Tuned | None:
+    """Train, judge, register. None in the processes that only help to train."""
+    from localllm.finetune.training.prepare import prepare_torch
+
+    prepare_torch(ready.threads)
+    from localllm.finetune.building import add_reference, build
+    from localllm.finetune.outcome.finish import finish
+    from localllm.finetune.sampling import Sampler
+    from localllm.finetune.training.checkpoint import load
+    from localllm.finetune.training.group import join
+    from localllm.finetune.training.trainer import Trainer
+    from localllm.finetune.watching import watcher_for
+    from localllm.finetune.workplace import workplace
+
+    group = join()
+    asked = ready.asked
+    with workplace(ready.name, ready.lineage, registry, sink.note, group) as place:
+        place.check(resume=asked.resume, restart=asked.restart)
+        group.wait()
+        built = build(ready.subject, ready.learning, ready.recipe, ready.layout, ready.adapter,
+                      group)  # fmt: skip
+        known = load(place.checkpoint) if asked.resume else None
+        add_reference(built, sink.progress, known.reference if known else None)
+        sampler = Sampler(ready, built, place, sink) if ready.recipe.sample_every else None
+        with watcher_for(ready.name, sink, sampler, group) as watcher:
+            trainer = Trainer(built.task, ready.recipe, place, watcher, group)
+            trained = trainer.run(resume=asked.resume)
+        if not group.is_first:
+            return None
+        samples = sampler.taken if sampler is not None else ()
+        return finish(ready, built, trained, samples, registry, sink, place)
+
+
+def _show(done: Tuned, ready: Ready, registry: Registry, sink: Sink) -> None:
+    """Merge where it was asked for, write the page, show the result. The adapter is registered
+    whatever becomes of the merge."""
+    from localllm.finetune.view import tuned_view
+
+    lost: GateFailed | None = None
+    if ready.recipe.merge is not None and not _is_merged(done, ready, registry):
+        from localllm.finetune.merging import merge_result
+
+        try:
+            done = merge_result(done, ready, registry, sink)
+        except GateFailed as error:
+            lost = error
+    if ready.asked.report is not None:
+        from localllm.finetune.report import write_report
+
+        write_report(done, ready.asked.report)
+    sink.show(done, tuned_view, ok=lost is None, error=lost)
+
+
+def _is_merged(done: Tuned, ready: Ready, registry: Registry) -> bool:
+    """Whether the merge that is wanted was made and is still there."""
+    found = done.merged
+    wanted = (ready.recipe.merge or "").upper()
+    if found is None or wanted not in (str(found["type"]).upper(), "AUTO"):
+        return False
+    return any(model.name == found["name"] for model in registry.models())
+
+
+def _show_dry_run(ready: Ready, sink: Sink) -> None:
+    from localllm.finetune.training.prepare import prepare_torch
+
+    prepare_torch(ready.threads)
+    from localllm.finetune.trial import try_run
+    from localllm.finetune.view import dry_view
+
+    sink.show(try_run(ready, sink.progress), dry_view)

@@ -1,0 +1,55 @@
+"""Which number format this processor multiplies fastest: tried, not assumed.
+
+bfloat16 halves what is read, but without matrix units (AMX, or AVX-512 BF16 that the library
+uses) it is converted back and forth and slower. Half a second tells.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+
+Precision = Literal["auto", "f32", "bf16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+# bf16 rounds activations to 8 bits of mantissa: it has to be worth it.
+_WORTH = 1.25
+_ROWS = 512
+_TRIAL_S = 0.15
+
+
+@dataclass(frozen=True)
+class PrecisionTrial:
+    """Products of one layer's size a second, in units of 1e9 floating point operations."""
+
+    f32_gflops: float
+    bf16_gflops: float
+
+    @property
+    def best(self) -> Literal["f32", "bf16"]:
+        return "bf16" if self.bf16_gflops > _WORTH * self.f32_gflops else "f32"
+
+
+@cache
+def try_precisions(n_in: int, n_out: int, device: str = "cpu") -> PrecisionTrial:
+    """Time a linear layer forward with its weights in f32, and as autocast runs it in bf16."""
+    speeds = [_gflops(n_in, n_out, device, kind) for kind in (torch.float32, torch.bfloat16)]
+    return PrecisionTrial(*speeds)
+
+
+def _gflops(n_in: int, n_out: int, device: str, kind: torch.dtype) -> float:
+    x = torch.randn(_ROWS, n_in, device=device)
+    weight = torch.randn(n_out, n_in, device=device)
+    times: list[float] = []
+    with torch.no_grad(), torch.autocast(device, kind, enabled=kind != torch.float32):
+        torch.nn.functional.linear(x, weight)  # the first call prepares kernels
+        end = time.perf_counter() + _TRIAL_S
+        while len(times) < 3 or time.perf_counter() < end:
+            began = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            times.append(time.perf_counter() - began)
+    return 2e-9 * _ROWS * n_in * n_out / min(times)

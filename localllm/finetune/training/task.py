@@ -1,0 +1,110 @@
+"""What is trained: the model, what learns in it, on what; and judging it on what was held back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from localllm.finetune.recipe import Recipe
+from localllm.finetune.training.adapters import Adapters
+from localllm.finetune.training.batches import Batches, Item, Pack
+from localllm.finetune.training.forward import Scorer
+from localllm.finetune.training.group import ALONE, Group
+from localllm.finetune.training.objectives import Objective
+
+
+class Place(Protocol):
+    """Files of a run."""
+
+    @property
+    def checkpoint(self) -> Path: ...
+
+    @property
+    def best(self) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: the model ready for packs, what learns in it, on what."""
+
+    module: Any
+    scorer: Scorer
+    learned: Learned
+    objective: Objective
+    train: Sequence[Item]
+    held_out: Sequence[Item]
+    pack_tokens: int
+    data_digest: str
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The tensors that change: adapters, or the whole model."""
+
+    adapters: Adapters | None
+    named: Mapping[str, torch.nn.Parameter]
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: p.detach().cpu().clone() for name, p in self.named.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(state[name])
+        self.changed()
+
+    def changed(self) -> None:
+        if self.adapters is not None:
+            self.adapters.changed()
+
+
+def planned_steps(recipe: Recipe, n_items: int) -> int:
+    """How many steps a run takes: what `steps` says, else `epochs` over all items."""
+    if recipe.steps is not None:
+        return recipe.steps
+    return max(1, math.ceil(recipe.epochs * math.ceil(n_items / recipe.batch_size)))
+
+
+def evaluate(
+    task: Task, group: Group = ALONE, check: Callable[[], None] = lambda: None
+) -> tuple[float, dict[str, float]]:
+    """The objective on the held-out items, and what goes with it."""
+    batches = Batches(task.held_out, len(task.held_out), task.pack_tokens, 0, len(task.train))
+    total, count, extra = 0.0, 0, dict[str, float]()
+    task.module.eval()
+    with torch.no_grad():
+        for pack in group.share(list(batches.whole())):
+            check()
+            here = on_device(pack, task.device)
+            found, beside = task.objective.total(task.scorer.losses(here), here)
+            total += float(found)
+            count += task.objective.count(pack)
+            for key, value in beside.items():
+                extra[key] = extra.get(key, 0.0) + value
+    count = max(1, round(group.sum_number(count)))
+    return group.sum_number(total) / count, {k: v / count for k, v in extra.items()}
+
+
+def on_device(pack: Pack, device: str) -> Pack:
+    """The pack where the model is."""
+    if device == "cpu":
+        return pack
+    names = ("ids", "positions", "rows", "targets", "owners")
+    return replace(pack, **{name: getattr(pack, name).to(device) for name in names})
+
+
+def optimizer_of(learned: Learned, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; decay only on matrices, as is usual: norms and biases have none."""
+    matrices = [p for p in learned.named.values() if p.dim() > 1]
+    rest = [p for p in learned.named.values() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}]
+    if rest:
+        groups.append({"params": rest, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)

@@ -1,0 +1,265 @@
+"""The loop: steps, evaluation, checkpoints; stopped cleanly, continued exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from localllm.errors import Interrupted, TrainingFailed
+from localllm.finetune.recipe import FIXED, Recipe
+from localllm.finetune.training import checkpoint as disk
+from localllm.finetune.training.batches import Batches, Pack
+from localllm.finetune.training.group import ALONE, Group
+from localllm.finetune.training.memory import PeakMemory
+from localllm.finetune.training.records import (
+    EvalRecord,
+    History,
+    StepRecord,
+    Stopped,
+    Trained,
+    Watcher,
+)
+from localllm.finetune.training.schedule import learning_rate
+from localllm.finetune.training.stopping import StopFlag
+from localllm.finetune.training.task import (
+    Place,
+    Task,
+    evaluate,
+    on_device,
+    optimizer_of,
+    planned_steps,
+)
+
+_EVALS = 10  # a run, where nobody says how often
+
+
+class Trainer:
+    """One run. `place` says where its state is kept."""
+
+    def __init__(
+        self, task: Task, recipe: Recipe, place: Place, watcher: Watcher, group: Group = ALONE
+    ) -> None:
+        self.task, self.recipe, self.watcher, self.group = task, recipe, watcher, group
+        self.checkpoint_path, self.best_path = place.checkpoint, place.best
+        self.batches = Batches(task.train, recipe.batch_size, task.pack_tokens, recipe.seed)
+        self.n_steps = planned_steps(recipe, len(task.train))
+        self.warmup = round(recipe.warmup * self.n_steps)
+        self.optimizer = optimizer_of(task.learned, recipe)
+        self.history = History()
+        self.done = 0
+        self.best_step, self.best_loss, self.waited = 0, math.inf, 0
+        self.saved_step: int | None = None
+
+    # --- the run --------------------------------------------------------------------------
+
+    def run(self, *, resume: bool) -> Trained:
+        """Train to the end, or until the held-out loss stops falling.
+
+        Raises Interrupted (Ctrl-C; the last finished step is on disk), TrainingFailed (the loss
+        is no number; the last good checkpoint is kept), DiskFull, and with `resume`
+        UsageProblem where the checkpoint was begun otherwise.
+        """
+        stopped: Stopped = "done"
+        if resume:
+            self._restore()
+        with PeakMemory() as memory, StopFlag() as stop:
+            self.watcher.begin(self.n_steps, self.done)
+            if not self.history.evals:
+                self._evaluate(stop)
+            while self.done < self.n_steps:
+                self._step(memory, stop)
+                if self._is_due(self.recipe.sample_every):
+                    self.watcher.sample(self.done)
+                if self._is_due(self.eval_every):
+                    self._evaluate(stop)
+                if self._is_due(self.save_every):
+                    self.save()
+                if self.recipe.patience and self.waited >= self.recipe.patience:
+                    stopped = "early"
+                    break
+            peak = memory.peak_bytes
+        kept = self._choose()
+        records = self.history.steps
+        return Trained(
+            steps=self.done,
+            planned_steps=self.n_steps,
+            stopped=stopped,
+            kept_step=kept,
+            history=self.history,
+            tokens=sum(one.tokens for one in records),
+            targets=sum(one.targets for one in records),
+            seconds=sum(one.seconds for one in records),
+            peak_bytes=max([peak, *(one.memory_bytes for one in records)]),
+        )
+
+    @property
+    def eval_every(self) -> int:
+        return self.recipe.eval_every or max(1, self.n_steps // _EVALS)
+
+    @property
+    def save_every(self) -> int:
+        return self.recipe.save_every or self.eval_every
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and (self.done % every == 0 or self.done == self.n_steps)
+
+    # --- one step -------------------------------------------------------------------------
+
+    def _step(self, memory: PeakMemory, stop: StopFlag) -> None:
+        began = time.perf_counter()
+        memory.reset()
+        packs = self.batches.step(self.done)
+        objective = self.task.objective
+        count = max(1, sum(objective.count(pack) for pack in packs))
+        self.task.module.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        # dropout of a step is the same whatever came before, a resumed run included
+        torch.manual_seed((self.recipe.seed << 32) + self.done * self.group.size + self.group.rank)
+        total, extra = self._backward(packs, count, stop)
+        self.group.sum_gradients(self.task.learned.named.values())
+        rate = learning_rate(
+            self.done, self.n_steps, self.recipe.learning_rate,
+            self.recipe.schedule, self.warmup, self.recipe.lr_floor,  # type: ignore[arg-type]
+        )  # fmt: skip
+        norm = self._clip()
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise self._diverged(total)
+        for part in self.optimizer.param_groups:
+            part["lr"] = rate
+        self.optimizer.step()
+        self.task.learned.changed()
+        self.done += 1
+        record = StepRecord(
+            step=self.done,
+            epoch=self.done / self.batches.steps_per_epoch,
+            loss=total,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens=sum(pack.n_tokens for pack in packs),
+            targets=sum(pack.n_targets for pack in packs),
+            seconds=time.perf_counter() - began,
+            memory_bytes=memory.peak_bytes,
+            extra=extra,
+        )
+        self.history = replace(self.history, steps=(*self.history.steps, record))
+        self.watcher.step(record)
+
+    def _backward(
+        self, packs: Sequence[Pack], count: int, stop: StopFlag
+    ) -> tuple[float, dict[str, float]]:
+        """Gradients of the step's loss, pack by pack; the loss, and what goes with it."""
+        total, extra = 0.0, dict[str, float]()
+        for pack in self.group.share(packs):
+            self._check(stop)
+            here = on_device(pack, self.task.device)
+            found, beside = self.task.objective.total(self.task.scorer.losses(here), here)
+            loss = found / count
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            for key, value in beside.items():
+                extra[key] = extra.get(key, 0.0) + value / count
+        self._check(stop)
+        return self.group.sum_number(total), extra
+
+    def _clip(self) -> float:
+        parameters = [p for p in self.task.learned.named.values() if p.grad is not None]
+        limit = self.recipe.max_grad_norm or math.inf
+        return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+
+    def _check(self, stop: StopFlag) -> None:
+        """Ctrl-C: nothing of the step that was begun has changed the weights yet."""
+        if not stop.is_set:
+            return
+        if self.done:
+            self.save()
+        raise Interrupted(
+            f"stopped after step {self.done} of {self.n_steps}"
+            + ("; its state is kept" if self.done else ""),
+            "run the same command with --resume" if self.done else None,
+        )
+
+    def _diverged(self, loss: float) -> TrainingFailed:
+        kept = "no checkpoint was written yet" if self.saved_step is None else (
+            f"the checkpoint of step {self.saved_step} is kept"
+        )  # fmt: skip
+        what = "loss" if not math.isfinite(loss) else "gradient"
+        rate = self.recipe.learning_rate / 4
+        resume = "" if self.saved_step is None else " --resume"
+        return TrainingFailed(
+            f"the {what} is no number any more at step {self.done + 1} of {self.n_steps}; {kept}",
+            f"a lower learning rate: --lr {rate:.1g}{resume}",
+        )
+
+    # --- evaluation -----------------------------------------------------------------------
+
+    def _evaluate(self, stop: StopFlag) -> None:
+        if not self.task.held_out:
+            return
+        began = time.perf_counter()
+        loss, extra = evaluate(self.task, self.group, lambda: self._check(stop))
+        # the base itself is judged too, but what is kept is something that was learned
+        is_best = self.done > 0 and loss < self.best_loss
+        record = EvalRecord(self.done, loss, is_best, time.perf_counter() - began, extra)
+        self.history = replace(self.history, evals=(*self.history.evals, record))
+        if is_best:
+            self.best_step, self.best_loss, self.waited = self.done, loss, 0
+            if self.group.is_first:
+                disk.write_whole(
+                    self.best_path, {"step": self.done, "state": self.task.learned.state()}
+                )
+        elif self.done:
+            self.waited += 1
+        self.watcher.evaluated(record)
+
+    def _choose(self) -> int:
+        """Put the weights in place that are kept; the step they are of."""
+        wanted = self.recipe.keep == "best" and self.task.held_out
+        if not wanted or self.best_step in (0, self.done):
+            return self.done
+        best = disk.read_whole(self.best_path)
+        if best is None or best["step"] != self.best_step:
+            return self.done
+        self.task.learned.load(best["state"])
+        return self.best_step
+
+    # --- state ----------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Raises DiskFull."""
+        if not self.group.is_first:
+            return
+        reference = getattr(self.task.objective, "reference", {})
+        state = disk.Checkpoint(
+            step=self.done,
+            state=self.task.learned.state(),
+            optimizer=self.optimizer.state_dict(),
+            fixed=self._fixed(),
+            history=self.history.as_json(),
+            best_step=self.best_step,
+            waited=self.waited,
+            reference=dict(reference),
+        )
+        disk.save(state, self.checkpoint_path)
+        self.saved_step = self.done
+        self.watcher.saved(self.done)
+
+    def _restore(self) -> None:
+        known = disk.load(self.checkpoint_path)
+        if known is None:
+            return
+        disk.check_same(known.fixed, self._fixed())
+        self.task.learned.load(known.state)
+        self.optimizer.load_state_dict(dict(known.optimizer))
+        self.history = History.from_json(known.history)
+        self.done = self.saved_step = known.step
+        self.best_step, self.waited = known.best_step, known.waited
+        self.best_loss = min((e.loss for e in self.history.evals if e.step), default=math.inf)
+
+    def _fixed(self) -> dict[str, Any]:
+        recipe = self.recipe.as_dict()
+        return {"data": self.task.data_digest} | {key: recipe[key] for key in FIXED}

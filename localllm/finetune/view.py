@@ -1,0 +1,134 @@
+"""A run on the terminal: what a dry run found, and what came out."""
+
+from __future__ import annotations
+
+from localllm.finetune.data.view import report_view
+from localllm.finetune.outcome.result import Tuned
+from localllm.finetune.trial import DryRun
+from localllm.ui import (
+    Bytes,
+    Count,
+    Fields,
+    Heading,
+    Note,
+    Percent,
+    Rate,
+    Seconds,
+    Table,
+    View,
+)
+from localllm.ui.figure import Axis, LinePlot, Point, Series
+from localllm.ui.view import AnyCell, Part, Toned
+
+_STOPPED = {"done": "all steps", "early": "no better any more"}
+
+
+def dry_view(run: DryRun) -> View:
+    """The data's report, then what the run would take."""
+    layout = run.layout
+    rows: list[tuple[str, AnyCell]] = [
+        ("result", run.name),
+        ("base", run.base),
+        ("examples", f"{Count(run.n_train)} to learn from, {Count(run.n_held_out)} held out"),
+        ("numbers that learn", Count(run.n_params)),
+        ("steps", f"{Count(run.n_steps)} of about {Count(round(run.tokens_per_step))} tokens"),
+        ("computed in", run.precision + _tried(run)),
+        ("base weights", layout.frozen + (", layers computed twice" * layout.checkpointing)),
+        ("speed, by a trial", Rate(run.tokens_per_s)),
+        ("time", Seconds(run.total_s)),
+        ("of it training", Seconds(run.training_s)),
+        ("memory", Bytes(run.peak_bytes)),
+        ("reckoned before", Bytes(run.planned.total_bytes)),
+    ]
+    return [*report_view(run.data), Heading("The run"), Fields(rows)]
+
+
+def _tried(run: DryRun) -> str:
+    if run.precision_gflops is None:
+        return ""
+    speeds = ", ".join(f"{kind} {speed:.0f}" for kind, speed in run.precision_gflops.items())
+    return f" (tried: {speeds} GFLOP/s)"
+
+
+def tuned_view(done: Tuned) -> View:
+    """What came out: facts, before and after, curves, answers."""
+    parts: list[Part] = [Fields(_facts(done))]
+    if done.judged is not None:
+        parts += [Heading(f"{done.n_held_out} held-out examples, by llama.cpp"), _judged(done)]
+    if (plot := loss_plot(done)) is not None:
+        parts.append(plot)
+    if done.samples:
+        parts += [Heading("Answers, by llama.cpp"), _answers(done)]
+    if done.reused:
+        parts.append(Note("already made; --restart makes it again"))
+    else:
+        parts.append(Note(f"try it: localllm chat {done.name}"))
+    return parts
+
+
+def _facts(done: Tuned) -> list[tuple[str, AnyCell]]:
+    learned = done.learned
+    kept = f", kept: step {learned.kept_step}" * (learned.kept_step != learned.steps)
+    why = _STOPPED.get(learned.stopped, "")
+    return [
+        ("result", f"{done.name} ({done.kind}, {Bytes(done.file_bytes)})"),
+        ("base", done.base),
+        ("learned by", f"{done.method}, {done.objective}"),
+        ("examples", Count(done.n_examples)),
+        ("steps", f"{learned.steps} of {learned.planned_steps} ({why}{kept})"),
+        ("took", Seconds(learned.seconds)),
+        ("speed", Rate(learned.tokens_per_s)),
+        ("memory", Bytes(learned.peak_bytes)),
+        ("merged", _merged(done)),
+        ("path", str(done.model.path)),
+    ]
+
+
+def _merged(done: Tuned) -> str | None:
+    found = done.merged
+    if found is None:
+        return None
+    size = Bytes(found["file_bytes"])
+    kept = "" if found["kept"] is None else f", {Percent(found['kept'])} of the gain kept"
+    return f"{found['name']} ({found['type']}, {size}{kept})"
+
+
+def _judged(done: Tuned) -> Table:
+    assert done.judged is not None
+    before, after = done.judged.before, done.judged.after
+    tone = "good" if after.loss < before.loss else "bad"
+    rows: list[list[AnyCell]] = [
+        ["loss (nats a token)", before.loss, Toned(after.loss, tone)],  # type: ignore[arg-type]
+        ["perplexity", before.perplexity, after.perplexity],
+    ]
+    if done.judged.preferred_before is not None and done.judged.preferred_after is not None:
+        rows.append(["prefers the chosen answer", Percent(done.judged.preferred_before),
+                     Percent(done.judged.preferred_after)])  # fmt: skip
+    return Table(["", "before", "after"], rows)
+
+
+def loss_plot(done: Tuned) -> LinePlot | None:
+    """The losses over the steps; None where there are hardly any."""
+    series = [
+        Series(name, [Point(step, loss) for step, loss in points])
+        for name, points in (("training", done.losses), ("held out", done.held_out))
+        if len(points) > 1
+    ]
+    if not series or len(series[0].points) < 2:
+        return None
+    return LinePlot("Loss", Axis("step"), Axis("loss", "nats"), series)
+
+
+def _answers(done: Tuned) -> Table:
+    rows: list[list[AnyCell]] = [
+        [_short(one.prompt, tail=True), _short(one.before), Toned(_short(one.after), "good")]
+        for one in done.samples
+    ]
+    return Table(["prompt", "before", "after"], rows)
+
+
+def _short(text: str, *, tail: bool = False, most: int = 160) -> str:
+    joined = " ".join(text.split())
+    if len(joined) <= most:
+        return joined
+    return f"...{joined[-most:]}" if tail else f"{joined[:most]}..."

@@ -1,0 +1,86 @@
+"""Recipes: the files that ship with the program, what they may say, and back."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from localllm.errors import FileGone, UsageProblem
+from localllm.finetune.recipe import Recipe, held_out, merged, read_recipe, to_toml
+
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("finetune_*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_read_and_says_how_it_is_run(path: Path) -> None:
+    recipe = merged(read_recipe(path), {})
+    assert recipe.base is not None
+    assert recipe.data
+    first = path.read_text("utf-8").splitlines()[0]
+    assert first == f"# localllm finetune --recipe recipes/{path.name}"
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert len(SHIPPED) >= 3
+
+
+def test_a_written_recipe_is_read_back_the_same(tmp_path: Path) -> None:
+    recipe = Recipe(
+        base='a "quoted" base', data=("x.jsonl", "ä.csv"), rank=4, lr=1e-5, alpha=8.0, system="é\nb"
+    )
+    path = tmp_path / "r.toml"
+    path.write_text(to_toml(recipe), "utf-8")
+    assert merged(read_recipe(path), {}) == recipe
+
+
+def test_the_command_line_wins_over_the_file() -> None:
+    recipe = merged({"rank": 4, "epochs": 2, "targets": ["mlp"]}, {"rank": 8, "epochs": None})
+    assert (recipe.rank, recipe.epochs, recipe.targets) == (8, 2.0, ("mlp",))
+
+
+def test_data_beside_the_recipe_is_found_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("{}")
+    (tmp_path / "r.toml").write_text('data = ["mine.jsonl", "elsewhere.jsonl"]')
+    found = read_recipe(tmp_path / "r.toml")
+    assert found["data"] == [str(tmp_path / "mine.jsonl"), "elsewhere.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rank = 'x'", "rank"), ("rnak = 4", "rnak"), ("epochs = true", "epochs"),
+        ("targets = 'all'", "targets"), ("lr = nan", "lr"), ("rank = 1.5", "rank"), ("= 3", "TOML"),
+        ("method = 'qlora2'", "method"), ("held_out = '150%'", "held-out"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(UsageProblem, match=named):
+        merged(read_recipe(path), {})
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileGone):
+        read_recipe(tmp_path / "no.toml")
+
+
+def test_held_out_is_a_share_or_a_count() -> None:
+    assert held_out("5%") == (0.05, None)
+    assert held_out("20") == (0.0, 20)
+    for wrong in ("5", "0%"):
+        held_out(wrong)
+    for wrong in ("", "100%", "-1", "half", "1.5"):
+        with pytest.raises(UsageProblem):
+            held_out(wrong)
+
+
+def test_every_key_is_an_option_of_the_command() -> None:
+    import inspect
+
+    from localllm.finetune.cli import finetune_command
+
+    options = set(inspect.signature(finetune_command).parameters)
+    assert {field.name for field in fields(Recipe)} <= options
