@@ -15,8 +15,9 @@ from localllm.engine import native
 from localllm.engine.calls import GaveUp, interruptible
 from localllm.engine.context import Context
 from localllm.engine.handle import NativeObject
-from localllm.engine.load import refusal
+from localllm.engine.load import refusal, shards_of
 from localllm.engine.model import Model, read_optional
+from localllm.engine.named import has_tensor
 from localllm.errors import EngineError, FileGone
 
 _numbers = itertools.count()
@@ -33,6 +34,7 @@ class LoraAdapter(NativeObject):
     def __init__(self, model: Model, path: Path) -> None:
         if not path.is_file():
             raise FileGone(f"there is no file {path}")
+        _refuse_tied(model, path)
         llama = native.lib()
         source = model.handle
         try:
@@ -129,3 +131,16 @@ def switch(context: Context, wanted: Sequence[Attached]) -> None:
 def _pointer(handle: int) -> Any:
     """As the binding types it."""
     return ctypes.cast(ctypes.c_void_p(handle), ctypes.POINTER(ctypes.c_void_p))
+
+
+def _refuse_tied(model: Model, path: Path) -> None:
+    """An adapter of an embedding that is the output layer too: llama.cpp loads it, and ends the
+    process at the first token, since it multiplies both the same way."""
+    if not has_tensor(path, "token_embd.weight.lora_a"):
+        return
+    if not any(has_tensor(file, "output.weight") for file in shards_of(model.path)):
+        raise EngineError(
+            f"{path.name} changes the embedding, which is also {model.path.name}'s output layer: "
+            "llama.cpp cannot run it",
+            "localllm merge MODEL --lora ADAPTER, which puts it into the weights",
+        )

@@ -121,7 +121,7 @@ def _objective(recipe: Recipe) -> Objective:
 def _go_on(adapters: Adapters, loaded: LoadedModel, path: Path) -> None:
     """Let the adapters begin as the one in the file. Raises UsageProblem where it is of another
     shape, DamagedFile where it is none."""
-    from localllm.finetune.model import read_adapter
+    from localllm.finetune.model import effective_scale, read_adapter
 
     found = read_adapter(path, loaded)
     for name, layer in adapters.layers.items():
@@ -131,7 +131,7 @@ def _go_on(adapters: Adapters, loaded: LoadedModel, path: Path) -> None:
                 f"{path.name} is an adapter of another shape at {name}",
                 "give the --rank and --targets that it was made with",
             )
-        ratio = found.alpha / pair.rank / layer.scale
+        ratio = effective_scale(pair, found.alpha, rslora=False) / layer.scale
         with torch.no_grad():
             layer.a.copy_(torch.as_tensor(pair.a))
             layer.b.copy_(torch.as_tensor(pair.b) * ratio)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from localllm.chat.session import LoadWishes, Session, open_wished
+from localllm.chat.settings import ChatSettings
 from localllm.chat.switching import switch
 from localllm.errors import DamagedFile, LocalLLMError
 from localllm.placement import PlanOptions
@@ -85,7 +86,7 @@ def test_a_switch_closes_the_old_model(registry: Registry, tmp_path: Path) -> No
     one = registry.add(arrival("one", tiny_llama(tmp_path / "1.gguf")))
     two = registry.add(arrival("two", tiny_llama(tmp_path / "2.gguf", seed=1)))
     session, wishes = open_(one)
-    with switch(session, two, wishes, Silent()) as new:
+    with switch(session, two, wishes, Silent(), ChatSettings()) as new:
         assert session.opened.model.closed
         assert not new.opened.model.closed
         assert new.model.name == "org/two"
@@ -100,7 +101,7 @@ def test_a_switch_that_fails_keeps_the_old_model(
     content = two.path.read_bytes()
     two.path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DamagedFile):
-        switch(session, two, wishes, Silent())
+        switch(session, two, wishes, Silent(), ChatSettings())
     assert not session.opened.model.closed
 
     # where both do not fit at once the old one goes first, and comes back
@@ -116,7 +117,7 @@ def test_a_switch_that_fails_keeps_the_old_model(
 
     monkeypatch.setattr(switching, "_plans", tight)
     with pytest.raises(LocalLLMError):
-        switch(session, two, wishes, Silent())
+        switch(session, two, wishes, Silent(), ChatSettings())
     assert not session.opened.model.closed
     assert session.prompting.encode("hello")  # of the model that is loaded again
     session.close()

@@ -102,3 +102,25 @@ def test_an_adapter_of_another_model(
         adapter = LoraAdapter(other, tiny_lora(tmp_path / "lora.gguf"))
         with pytest.raises(EngineError, match="loaded for another model"):
             attach(make_context(llama), [adapter])
+
+
+def test_an_adapter_of_an_embedding_that_is_the_output_too_is_refused(
+    gemma: Model, tmp_path: Path
+) -> None:
+    """llama.cpp would end the process at the first token."""
+    import gguf
+
+    n_vocab, n_embd = gemma.tokenizer.n_vocab, gemma.info.n_embd
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "gemma3")
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    writer.add_tensor("token_embd.weight.lora_a", np.ones((n_vocab, 4), np.float32))
+    writer.add_tensor("token_embd.weight.lora_b", np.ones((n_embd, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(EngineError, match="also .* output layer") as refused:
+        LoraAdapter(gemma, tmp_path / "a.gguf")
+    assert "merge" in (refused.value.hint or "")

@@ -22,6 +22,9 @@ RUN = {
     "fit_matrix.py", "gate_github.yml", "gate_gitlab.yml", "nightly_bench.sh",
     "quantize_and_bench.sh", "quantize_ladder.sh", "route_office.toml",
     "route_two_models.sh",
+    # tests/recipes/test_deploy.py
+    "Dockerfile", "compose.yml", "compose_rpc.yml", "kubernetes.yaml", "kubernetes_rpc.yaml",
+    "localllm-serve.service", "localllm-worker.service",
     # tests/merge/test_recipes.py
     "merge_slerp.toml", "merge_ties.yml", "merge_tuned.sh",
 }  # fmt: skip
