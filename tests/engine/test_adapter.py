@@ -121,6 +121,6 @@ def test_an_adapter_of_an_embedding_that_is_the_output_too_is_refused(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(EngineError, match="also .* output layer") as refused:
+    with pytest.raises(EngineError, match=r"also .* output layer") as refused:
         LoraAdapter(gemma, tmp_path / "a.gguf")
     assert "merge" in (refused.value.hint or "")
