@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="the extra `finetune` is not installed: no torch")
+
 from localllm.errors import DiskFull
 from localllm.finetune.training import checkpoint
 from localllm.registry import Registry
