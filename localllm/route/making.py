@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from localllm.errors import UsageProblem
 from localllm.registry import Registry
+from localllm.registry.endpoints import Endpoints
 from localllm.registry.routers import KeptRouter, Routers
 from localllm.route.deciding.rules import check_rule
 from localllm.route.pool.member import CostUnit, Member, check_name, parse_member
@@ -67,10 +68,22 @@ def make_spec(wish: Wish) -> RouterSpec:
 def create(registry: Registry, name: str, spec: RouterSpec) -> KeptRouter:
     """Keep a new router; its members must be there. Raises NotFound, UsageProblem."""
     check_name(name, "a router's name")
+    spec = replace(spec, members=tuple(_as_it_is(one, registry) for one in spec.members))
     check_new(spec, registry)
     check_steps(spec)
     spec = replace(spec, members=tuple(measured(one, registry) for one in spec.members))
     return Routers(registry).add(name, as_toml(spec, {"by": "create"}), made_by="create", new=True)
+
+
+def _as_it_is(member: Member, registry: Registry) -> Member:
+    """An endpoint's bare name means the endpoint: no model has the same name."""
+    if (
+        member.kind == "model"
+        and not member.adapters
+        and Endpoints.of(registry).find(member.ref) is not None
+    ):
+        return replace(member, kind="endpoint")
+    return member
 
 
 def check_steps(spec: RouterSpec) -> None:

@@ -256,6 +256,18 @@ def test_a_member_that_was_removed(cli: Cli, mine: Registry, tmp_path: Path) -> 
     assert cli("route", "list", "--json").data[0]["problem"]
 
 
+def test_an_endpoint_may_be_named_without_saying_that_it_is_one(
+    cli: Cli, tiny_model: Model, registry: Registry
+) -> None:
+    add = ["endpoint", "add", "there", "--url", "http://127.0.0.1:9/v1", "--model", "m"]
+    assert cli(*add, "--no-check").exit_code == 0
+    made = cli("route", "create", "r", "--member", "a=tiny", "--member", "b=there",
+               "--strategy", "length", "--json")  # fmt: skip
+    assert made.exit_code == 0, made
+    kinds = {one["name"]: one["kind"] for one in cli("route", "show", "r", "--json").data["members"]}
+    assert kinds == {"a": "model", "b": "endpoint"}
+
+
 def test_a_router_that_cannot_be(cli: Cli, tiny_model: Model, tmp_path: Path) -> None:
     empty = cli("route", "create", "r", "--json")
     assert empty.exit_code == 2 and "without members" in empty.json["error"]["message"]
