@@ -264,7 +264,9 @@ def test_an_endpoint_may_be_named_without_saying_that_it_is_one(
     made = cli("route", "create", "r", "--member", "a=tiny", "--member", "b=there",
                "--strategy", "length", "--json")  # fmt: skip
     assert made.exit_code == 0, made
-    kinds = {one["name"]: one["kind"] for one in cli("route", "show", "r", "--json").data["members"]}
+    kinds = {
+        one["name"]: one["kind"] for one in cli("route", "show", "r", "--json").data["members"]
+    }
     assert kinds == {"a": "model", "b": "endpoint"}
 
 
