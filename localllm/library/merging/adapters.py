@@ -197,6 +197,8 @@ class _Work:
         changes: dict[str, int | str] = {"general.file_type": recipe.number}
         if "general.quantization_version" not in base.metadata:
             changes["general.quantization_version"] = 2  # GGML_QNT_VERSION
+        if "tokenizer.chat_template" not in base.metadata and self.merge.chat_template:
+            changes["tokenizer.chat_template"] = self.merge.chat_template
         if lineage is not None:
             changes |= lineage_metadata(lineage, base)
         return new_header(base.shards[0], tensors, set=changes)

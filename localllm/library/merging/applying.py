@@ -89,6 +89,12 @@ class LoraMerge(Closing):
         return len(self.outputs) > len(self.base.model.tensors)
 
     @property
+    def chat_template(self) -> str | None:
+        """What an adapter was tuned with, where it brings one: of a base that has none."""
+        key = "tokenizer.chat_template"
+        return next((t for one in self.adapters if (t := one.header.text(key))), None)
+
+    @property
     def changed(self) -> tuple[Output, ...]:
         return tuple(out for out in self.outputs if out.changed)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from localllm.errors import GateFailed
+from localllm.formats.gguf import read_model
 from localllm.library.merging.adapters import merge_adapters
 from localllm.library.merging.result import AdapterRequest, MergedAdapters
 from localllm.registry import Registry
@@ -56,6 +57,22 @@ def test_the_sum_is_the_published_one(merge: Any, tmp_path: Path) -> None:
     for name in before:
         if name not in (Q, DOWN):
             np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_a_base_without_a_template_gets_the_one_it_was_tuned_with(
+    merge: Any, tmp_path: Path
+) -> None:
+    own, its = tmp_path / "own.gguf", tmp_path / "bare.gguf"
+    tiny_llama(own, dtype="F32")
+    tiny_llama(its, dtype="F32", chat_template=None)
+    brought = {"tokenizer.chat_template": "{{ messages[0].content }} brought"}
+    lora = write_lora(tmp_path / "l.gguf", {Q: random_pair(1, 256, 256)}, metadata=brought)
+    found = {
+        path.stem: read_model(made(merge(path, lora, type="F32"))).text("tokenizer.chat_template")
+        for path in (own, its)
+    }
+    assert found["bare"] == brought["tokenizer.chat_template"]
+    assert found["own"] == read_model(own).text("tokenizer.chat_template") != found["bare"]
 
 
 def test_what_llama_cpp_computes_is_what_the_adapter_gave(merge: Any, tmp_path: Path) -> None:
