@@ -154,9 +154,11 @@ class Decisions:
         return self.find(number)
 
     def forget(self, router: str) -> int:
-        """Remove all decisions of `router`, prompts and votes with them; how many."""
+        """Remove all decisions of `router`, prompts and votes with them, and what it asked people;
+        how many decisions."""
         with self.database.writing() as connection:
             connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("DELETE FROM inbox WHERE router = ?", (router,))
             return connection.execute("DELETE FROM decision WHERE router = ?", (router,)).rowcount
 
 

@@ -17,7 +17,7 @@ from localllm.route.pool.member import cost_of
 from localllm.route.pool.reading import parse_spec
 from localllm.route.pool.spec import RouterSpec
 from localllm.route.pool.writing import as_toml
-from localllm.route.router import Router
+from localllm.route.router import Router, threshold_for_share
 from localllm.route.teaching import held_out_probabilities, trained_step, with_threshold
 from localllm.route.text.sparse import Ints
 
@@ -127,15 +127,13 @@ def unseen(contrast: Contrast, tested: Tested | None) -> tuple[Contrast, int]:
 
 def choose_threshold(sample: Sample, target: Target) -> float:
     """Raises UsageProblem for what no threshold reaches."""
+    if target.strong_share is not None:
+        return threshold_for_share(sample.probability, target.strong_share).probability
     values = np.unique(sample.probability)
     highest = min(1.0, float(np.nextafter(values[-1], 2)))
     candidates = np.unique(np.concatenate([values, [highest]]))
     order = np.argsort(sample.probability, kind="stable")
     start = np.searchsorted(sample.probability[order], candidates)
-    n = len(sample)
-    shares = (n - start) / n
-    if target.strong_share is not None:
-        return float(candidates[int(np.argmin(np.abs(shares - target.strong_share)))])
     quality = _mean_from(sample.weak, sample.strong, order, start)
     if target.quality is not None:
         gap = float(sample.strong.mean() - sample.weak.mean())

@@ -68,7 +68,11 @@ def create_command(
     ] = None,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", metavar=_STRATEGIES, help="How it chooses; predictor."),
+        typer.Option(
+            "--strategy",
+            metavar=_STRATEGIES,
+            help="How it chooses; predictor, always with one member.",
+        ),
     ] = None,
     weak: Annotated[str | None, typer.Option("--weak", help="The cheaper of the two.")] = None,
     strong: Annotated[str | None, typer.Option("--strong", help="The better of the two.")] = None,
@@ -81,29 +85,32 @@ def create_command(
         typer.Option("--cost", metavar="NAME=IN/OUT", help="Price of a million tokens; repeat it."),
     ] = None,
     cost_unit: Annotated[
-        str, typer.Option("--cost-unit", metavar="|".join(COST_UNITS), help="What costs are in.")
-    ] = "money",
+        str | None,
+        typer.Option("--cost-unit", metavar="|".join(COST_UNITS), help="What costs are in; money."),
+    ] = None,
     fallback: Annotated[
         str | None,
         typer.Option("--fallback", metavar="NAME,...", help="Who is asked when one fails."),
     ] = None,
-    description: Annotated[str, typer.Option("--description", help="For yourself.")] = "",
+    description: Annotated[str | None, typer.Option("--description", help="For yourself.")] = None,
     *,
     sink: Sink,
 ) -> None:
     """Make a router: who may answer, and how one of them is chosen."""
     registry = Registry.open()
     if source is not None:
-        if member or strategy or weak or strong or cost or fallback is not None:
-            raise UsageProblem("--from says all of it: members, strategy and costs stand there")
+        given = (strategy, weak, strong, threshold, cost_unit, fallback, description)
+        if member or cost or any(one is not None for one in given):
+            raise UsageProblem("--from says all of it: nothing else can be given with it")
         spec = _spec_from(source)
     else:
+        cost_unit = cost_unit or "money"
         if cost_unit not in COST_UNITS:
             raise UsageProblem(f"--cost-unit {cost_unit!r} is none of {', '.join(COST_UNITS)}")
         order = None if fallback is None else tuple(n for n in fallback.split(",") if n)
         spec = make_spec(
             Wish(tuple(member or ()), strategy, weak, strong, threshold, tuple(cost or ()), order,
-                 cost_unit, description)  # type: ignore[arg-type]
+                 cost_unit, description or "")  # type: ignore[arg-type]
         )  # fmt: skip
     kept = create(registry, name, spec)
     sink.show(_shown(kept, registry), router_view)

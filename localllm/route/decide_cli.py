@@ -92,7 +92,7 @@ def _asked(prompt: str | None, images: int, tools: bool) -> tuple[Asked, list[Me
     text = read_prompt(prompt)
     messages = [Message("user", text)]
     asked = Asked.of(messages, tools=tools)
-    return Asked(asked.prompt, asked.chars, 0, images, tools, asked.at), messages
+    return Asked(asked.prompt, asked.chars, images, tools, asked.at), messages
 
 
 def _opened(
@@ -115,7 +115,7 @@ def _decided_view(found: DecidedNow) -> View:
         ("guard", guard_text(found.guard)),
     ]
     view: list[Part] = [Fields(rows)]
-    if found.member != found.chosen:
+    if found.member != found.chosen and found.chosen not in found.members_missing:
         view.append(Note(f"{found.chosen} was chosen, and may not see it", "warn"))
     view += [Note(f"{n} is not here: {why}", "warn") for n, why in found.members_missing.items()]
     return view

@@ -53,7 +53,8 @@ def eval_command(
     opened = open_router_named(Registry.open(), parse_named(name).name, members=False)
     if opened.router is None:
         raise UsageProblem(
-            f"router {opened.name} was not trained", "localllm route train NAME --data FILE"
+            f"router {opened.name} was not trained",
+            f"localllm route train {opened.name} --data FILE",
         )
     with sink.progress.steps(f"evaluate {opened.name}", None):
         found = _evaluated(opened, data, Columns(weak, strong), sink)

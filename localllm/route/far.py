@@ -69,7 +69,8 @@ class FarRouter:
     def at(self, threshold: str) -> FarRouter:
         """The same with another threshold, as `router/NAME@0.4` says it. Raises UsageProblem."""
         named = parse_named(f"{parse_named(self.text).name}@{threshold}")
-        return replace(self, text=f"{named.name}@{named.threshold:g}")
+        # two decimals: clients choose the number, and each is a client of its own in `serve`
+        return replace(self, text=f"{named.name}@{round(named.threshold or 0.0, 2):g}")
 
 
 class RouterKind:

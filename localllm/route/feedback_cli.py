@@ -93,7 +93,10 @@ def report_command(
     registry = Registry.open()
     opened = open_router_named(registry, parse_named(name).name, members=False)
     begin = time.time() - _seconds(since, "--since")
-    found = report(registry, opened, since=begin, every_s=_seconds(every, "--every"))
+    every_s = _seconds(every, "--every")
+    if every_s > _SECONDS["d"] and every_s % _SECONDS["d"]:
+        raise UsageProblem(f"--every {every} is more than a day, and not whole days", "--every 2d")
+    found = report(registry, opened, since=begin, every_s=every_s)
     sink.show(found, _report_view)
 
 

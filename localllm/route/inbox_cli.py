@@ -13,13 +13,14 @@ from typing import Annotated
 import typer
 
 from localllm import config
-from localllm.errors import UsageProblem
+from localllm.errors import LocalLLMError, UsageProblem
 from localllm.registry import Registry
 from localllm.registry.decisions import Decisions
 from localllm.registry.inbox import Inbox, InboxItem
 from localllm.registry.routers import Routers
 from localllm.route.decide_cli import read_prompt
 from localllm.route.opening import read_version
+from localllm.route.voting import INBOX
 from localllm.ui import Heading, Moment, Note, Seconds, Sink, Table, Text, View
 from localllm.ui.marked import clean_lines
 from localllm.ui.view import Part
@@ -52,7 +53,7 @@ def answer_command(
     """Answer a question; who waits for it gets the answer."""
     registry = Registry.open()
     done = Inbox(registry).answer(number, read_prompt(text))
-    _learn(registry, done, approved=False)
+    _learn(registry, done, sink, approved=False)
     sink.show(done, _done_view)
 
 
@@ -66,7 +67,7 @@ def approve_command(number: Id, *, sink: Sink) -> None:
             f"nothing was proposed for question {number}", f"localllm route inbox answer {number}"
         )
     done = inbox.answer(number, item.draft)
-    _learn(registry, done, approved=True)
+    _learn(registry, done, sink, approved=True)
     sink.show(done, _done_view)
 
 
@@ -77,21 +78,24 @@ def edit_command(number: Id, *, sink: Sink) -> None:
     item = inbox.find(number)
     text = _edited(item.draft or "")
     done = inbox.answer(number, text)
-    _learn(registry, done, approved=text.strip() == (item.draft or "").strip())
+    _learn(registry, done, sink, approved=text.strip() == (item.draft or "").strip())
     sink.show(done, _done_view)
 
 
-def _learn(registry: Registry, item: InboxItem, *, approved: bool) -> None:
+def _learn(registry: Registry, item: InboxItem, sink: Sink, *, approved: bool) -> None:
     """What the person did is a vote: a draft that was sent as it is was good enough, where it was
-    not the person was needed."""
+    not the person was needed. The answer is sent: what hinders the vote is only told."""
     if item.decision_id is None:
         return
-    spec = read_version(Routers(registry).find(item.router).current)
-    person = next((one for one in spec.members if one.kind == "human"), None)
-    if person is None:
-        return
-    better = person.draft if approved and person.draft else person.name
-    Decisions(registry).vote(item.decision_id, better, "owner inbox")
+    try:
+        spec = read_version(Routers(registry).find(item.router).current)
+        person = next((one for one in spec.members if one.kind == "human"), None)
+        if person is None:
+            return
+        better = person.draft if approved and person.draft else person.name
+        Decisions(registry).vote(item.decision_id, better, INBOX)
+    except LocalLLMError as error:
+        sink.warn(f"the answer is sent, and nothing is learned from it: {error.message}")
 
 
 def _edited(draft: str) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _CHOICE = re.compile(r"(?:^|[^A-Za-z])\(?([A-E])\)?(?=[.):\s]|$)")
+# "A" that begins a sentence is an article, unless what follows can follow no article
+_ARTICLE = re.compile(r"(?:^|[.!?]\s+)A[^\S\n]+(?!(?:is|because|since|and|or|as)\b)(?=[a-z])", re.M)
 _SCORE = re.compile(r"\b([1-5])\b(?:\s*/\s*5)?")
 DEFAULT_RUBRIC = "correct, complete and clear"
 _QUESTION = """You judge answers. Question:
@@ -41,7 +43,7 @@ def exact(answer: str, reference: str) -> float:
         found = _NUMBER.findall(_plain(answer))
         return float(bool(found) and _value(found[-1].rstrip(",")) == number)
     if re.fullmatch(r"[a-e]", wanted):
-        choice = _CHOICE.search(answer.strip())
+        choice = _CHOICE.search(_ARTICLE.sub("\n", answer.strip()))
         return float(choice is not None and choice[1].casefold() == wanted)
     edges = rf"(?<!\w){re.escape(wanted)}(?!\w)"
     return float(bool(wanted) and re.search(edges, _plain(answer)) is not None)

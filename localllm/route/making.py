@@ -99,6 +99,8 @@ def _step(wish: Wish, weak: str, strong: str, *, alone: bool) -> Step:
     if strategy not in STRATEGIES:
         raise UsageProblem(f"--strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
     if strategy == "always":
+        if wish.threshold is not None:
+            raise UsageProblem("--strategy always has no threshold")
         return AlwaysStep(strong)
     if weak == strong:
         raise UsageProblem(

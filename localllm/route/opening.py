@@ -70,7 +70,7 @@ def open_router_named(
     decisions = Decisions(registry)
     decider = Decider(
         priced, router, embedder=lambda: embedder(None),
-        spent=lambda since: decisions.spent(kept.name, since),
+        spent=lambda since: decisions.spent(kept.name, since), name=kept.name,
     )  # fmt: skip
     return OpenRouter(kept, version, spec, priced, router, decider, found)
 

@@ -29,8 +29,9 @@ MOVED, SHIFTED = 0.1, 0.25
 
 @dataclass(frozen=True)
 class Period:
-    """`saved` is what the strong member would have cost for all of it, less what it did cost; None
-    where costs are not known. `quality` is the share of good among good and bad votes."""
+    """`saved` is what the strong member would have cost for as many tokens, less what it did cost;
+    None where costs or tokens are not known. `quality` is the share of good among good and bad
+    votes."""
 
     begins_at: float
     n: int
@@ -127,11 +128,15 @@ def _period(begin: float, decisions: Sequence[Decided], opened: OpenRouter) -> P
 
 
 def _strong_cost(one: Decided, opened: OpenRouter, strong: str) -> float:
-    if one.member == strong and one.cost is not None:
+    """For as many tokens as the answer had; NaN where they were not kept. What a cascade spent on
+    the weak member before it asked the strong one is not the strong one's."""
+    if one.member == strong and one.cost is not None and not one.data.get("escalated"):
         return one.cost
+    n_prompt, n_answer = (one.data.get(f"{what}_tokens") for what in ("prompt", "completion"))
+    if not (isinstance(n_prompt, int) and isinstance(n_answer, int)):
+        return math.nan
     spec = opened.priced
-    chars = len(one.prompt or "")
-    return cost_of(spec.member(strong), spec.cost_unit, chars / 4, spec.answer_tokens)
+    return cost_of(spec.member(strong), spec.cost_unit, n_prompt, n_answer)
 
 
 def _drift(opened: OpenRouter, prompts: Sequence[str]) -> tuple[Drift | None, str | None]:

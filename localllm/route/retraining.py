@@ -70,7 +70,7 @@ def retrain(
     step = trained_step(spec)
     if before is None:
         raise UsageProblem(
-            "this router was not trained yet", "localllm route train NAME --data FILE"
+            "this router was not trained yet", f"localllm route train {opened.name} --data FILE"
         )
     decisions = Decisions(registry).of(opened.name, voted=True)
     votes = votes_of(decisions, step.weak, step.strong)

@@ -34,7 +34,7 @@ MAX_BYTES = 256 * 2**20  # unpacked; a router of ten thousand prompts has about 
 MAX_ARRAYS = 32
 _MAX_ABOUT = 64 * 2**10
 # What zipfile raises for bytes that are none: cut, encrypted, with impossible names or sizes
-_NO_ZIP = (
+NO_ZIP = (
     zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError,
     OverflowError,
 )  # fmt: skip
@@ -126,7 +126,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise FileGone(f"there is no file {path}") from error
     except OSError as error:
         raise FileGone(f"{path} cannot be read: {error.strerror or error}") from error
-    except _NO_ZIP as error:
+    except NO_ZIP as error:
         raise DamagedFile(f"{path} is no router file: {error}") from error
 
 

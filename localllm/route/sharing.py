@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from localllm.errors import DamagedFile, FileGone
 from localllm.registry import Registry
@@ -32,16 +34,11 @@ from localllm.route.pool.reading import parse_spec
 from localllm.route.pool.spec import RouterSpec
 from localllm.route.pool.standing import standings
 from localllm.route.pool.writing import as_toml
-from localllm.route.routerfile import MAX_BYTES
+from localllm.route.routerfile import MAX_BYTES, NO_ZIP, pack_arrays, read_arrays
 from localllm.ui.outfile import check_place
 
 SPEC = "router.toml"
 _FILES = {SPEC: MAX_SPEC, PREDICTOR: MAX_BYTES, TESTED: MAX_BYTES, KNOWN: MAX_BYTES}
-# What zipfile raises for bytes that are no zip, or one that lies
-_NO_ZIP = (
-    zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError,
-    OverflowError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,12 +67,14 @@ def export_router(
     predictor; the prompts' beginnings go along only `with_prompts`. A path that ends in .toml
     gets the description alone. Raises UsageProblem, FileGone, OSError."""
     check_place(path)
-    spec, _ = parse_spec(version.text(), str(version.path))
-    text = as_toml(spec, {"name": version.router, "version": version.number, "by": version.made_by})
+    spec, made = parse_spec(version.text(), str(version.path))
+    own = {"name": version.router, "version": version.number, "by": version.made_by}
+    how = _how_made(made)
     if path.suffix.lower() == ".toml":
-        content = text.encode()
+        how.pop("target_share", None)  # the threshold there may be edited, and then counts
+        content = as_toml(spec, {**how, **own}).encode()
     else:
-        content = _zipped(text, version.learned, with_prompts)
+        content = _zipped(as_toml(spec, {**how, **own}), version.learned, with_prompts)
     staged = path.with_name(f".{path.name[:40]}.writing")
     try:
         staged.write_bytes(content)
@@ -85,14 +84,35 @@ def export_router(
     return Exported(version.router, version.number, path.absolute(), len(content), with_prompts)
 
 
+def _how_made(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What evaluating it again or training it again needs to know, as far as it is of its kind."""
+    found = {name: made[name] for name in ("predictor", "embedder")
+             if isinstance(made.get(name), str)}  # fmt: skip
+    share = made.get("target_share")
+    if isinstance(share, int | float) and 0 <= share <= 1:
+        return {**found, "target_share": float(share)}
+    return found
+
+
 def _zipped(text: str, learned: Path | None, with_prompts: bool) -> bytes:
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(SPEC, text)
         for name in (PREDICTOR, TESTED, *((KNOWN,) if with_prompts else ())):
             if learned is not None and (learned / name).exists():
-                archive.writestr(name, (learned / name).read_bytes())
+                content = (learned / name).read_bytes()
+                if name == PREDICTOR and not with_prompts:
+                    content = _without_excerpts(learned / name, content)
+                archive.writestr(name, content)
     return held.getvalue()
+
+
+def _without_excerpts(path: Path, content: bytes) -> bytes:
+    """A predictor of known prompts holds their beginnings, for explanations: left empty."""
+    arrays = read_arrays(path)
+    if "excerpts" not in arrays:
+        return content
+    return pack_arrays({**arrays, "excerpts": np.zeros(len(arrays["excerpts"]), dtype="<U1")})
 
 
 def import_router(
@@ -111,8 +131,9 @@ def import_router(
     check_name(name, "a router's name")
     _check_learned(registry, files, spec, path)
     kept: KeptRouter = Routers(registry).add(
-        name, as_toml(spec, {"by": "import"}), made_by="import", learned=files or None, new=True
-    )
+        name, as_toml(spec, {**_how_made(made), "by": "import"}), made_by="import",
+        learned=files or None, new=True,
+    )  # fmt: skip
     found = standings(spec, registry)
     missing = {n: one.problem for n, one in found.items() if one.problem is not None}
     return Imported(kept.name, kept.version, bool(files), missing)
@@ -159,7 +180,7 @@ def _read(path: Path) -> dict[str, bytes]:
         raise FileGone(f"there is no file {path}") from error
     except OSError as error:
         raise FileGone(f"{path} cannot be read: {error.strerror or error}") from error
-    except _NO_ZIP as error:
+    except NO_ZIP as error:
         raise DamagedFile(f"{path} is no router: {error}") from error
 
 

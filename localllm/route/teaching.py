@@ -26,7 +26,7 @@ from localllm.route.predictors.base import Predictor
 from localllm.route.predictors.embedded import trainer as embedded_trainer
 from localllm.route.predictors.factors import train_factors
 from localllm.route.reading.files import read_panel
-from localllm.route.router import threshold_for_share
+from localllm.route.router import Threshold, threshold_for_share
 from localllm.route.training import DEFAULT, TRAINERS, Trained, train_router, trainer
 
 EMBEDDED = "embedded"
@@ -114,8 +114,9 @@ def teach(
 ) -> Taught:
     """Train, and keep the result as the router's new version in use.
 
-    The threshold keeps the share of strong calls that the version before was set to; half where
-    there was none. Raises UsageProblem for data that teach nothing.
+    The threshold keeps the share of strong calls that the version before was set to. Where there
+    was none, a threshold that was given stays as it is, and half is the share where there was none
+    of either. Raises UsageProblem for data that teach nothing.
     """
     step = trained_step(spec)
     if trained is None:
@@ -123,13 +124,12 @@ def teach(
         trained = train_router(material.contrast, step.weak, step.strong, train)
     once, _ = merged(material.contrast)
     tested = tested_of(once, trained)
-    share = _share_before(version)
-    found = threshold_for_share(held_out_probabilities(tested, trained.router.calibration), share)
+    target, found = _threshold(version, step, tested, trained.router.calibration)
     spec = with_threshold(spec, found.probability)
     figures = _figures(trained, tested, found.strong_share)
     text = as_toml(
         spec,
-        {"by": made_by, "predictor": kind, "data": list(files), "target_share": share,
+        {"by": made_by, "predictor": kind, "data": list(files), **target,
          "figures": figures, **({"embedder": embedder} if embedder else {})},
     )  # fmt: skip
     kept = Routers(registry).add(
@@ -184,12 +184,25 @@ def _figures(trained: Trained, tested: Tested, share: float) -> dict[str, Any]:
     return found
 
 
-def _share_before(version: KeptVersion) -> float:
+def _threshold(
+    version: KeptVersion, step: PredictorStep, tested: Tested, calibration: Calibration
+) -> tuple[dict[str, float], Threshold]:
+    """What the version says that it aims for, and the threshold for it."""
+    probabilities = held_out_probabilities(tested, calibration)
+    share = _share_before(version)
+    if share is None and step.threshold != PredictorStep.threshold:
+        goes = float(np.mean(probabilities >= step.threshold))
+        return {}, Threshold(step.threshold, goes)
+    share = _FIRST_SHARE if share is None else share
+    return {"target_share": share}, threshold_for_share(probabilities, share)
+
+
+def _share_before(version: KeptVersion) -> float | None:
     import tomllib
 
     made = tomllib.loads(version.text()).get("made", {})
     share = made.get("target_share") if isinstance(made, Mapping) else None
-    return float(share) if isinstance(share, int | float) and 0 <= share <= 1 else _FIRST_SHARE
+    return float(share) if isinstance(share, int | float) and 0 <= share <= 1 else None
 
 
 def _pair(

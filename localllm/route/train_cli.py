@@ -100,7 +100,8 @@ def calibrate_command(
     opened = open_router_named(registry, parse_named(name).name, members=False)
     if opened.router is None:
         raise UsageProblem(
-            f"router {opened.name} was not trained", "localllm route train NAME --data FILE"
+            f"router {opened.name} was not trained",
+            f"localllm route train {opened.name} --data FILE",
         )
     contrast = contrast_of(data, opened.spec, Columns(weak, strong))
     done = calibrate_router(

@@ -8,8 +8,9 @@ A vote says something of the two members only where it can:
 - one member was said to be better than the one that answered: that one 1, the other 0;
 - anything else (the strong one was good, or bad) says nothing of the weak one, and is left out.
 
-One source has one vote on an answer, and of all votes at most a quarter: a flood from one client
-teaches no more than the others together allow.
+One source has one vote on an answer, and of all votes that count at most a quarter, or twenty where
+that is more: a flood from one client teaches no more than the others together allow. The owner's
+own count whole.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from localllm.registry.decisions import Decided, Verdict
 from localllm.route.contrast import Contrast
 
 GOOD, BAD = "good", "bad"
-_MOST = 0.25  # of all votes, from one source
+INBOX = "owner inbox"  # the source of what a person's answers say
+_MOST = 0.25  # of all votes that count, from one source
 _FREE = 20  # so many count whatever the share
 _HELD_OUT = 5  # one prompt in so many is kept to judge by
 
@@ -70,6 +72,8 @@ def _meaning(
     decision: Decided, vote: Verdict, weak: str, strong: str
 ) -> tuple[float, float] | None:
     answered = decision.member
+    if vote.source == INBOX:  # a draft of weak that was sent as it is was as good as the person's
+        return (1.0, 1.0) if vote.verdict == weak else None
     if vote.verdict == GOOD:
         return (1.0, 1.0) if answered == weak else None
     if vote.verdict == BAD:
@@ -89,16 +93,31 @@ def _capped(given: list[tuple[Decided, Verdict]]) -> tuple[list[tuple[Decided, V
     by_source: dict[str, list[tuple[Decided, Verdict]]] = defaultdict(list)
     for one in given:
         by_source[one[1].source].append(one)
+    shares = _shares({source: len(votes) for source, votes in by_source.items()})
     kept: list[tuple[Decided, Verdict]] = []
     for source, votes in by_source.items():
-        others = len(given) - len(votes)
-        most = max(_FREE, int(others * _MOST / (1 - _MOST)))
-        # the command line is the owner's own, and nobody else's
-        if len(by_source) > 1 and not source.startswith("owner") and len(votes) > most:
-            votes = sorted(votes, key=lambda v: _drawn(f"{source} {v[0].id}"))[:most]
+        if len(votes) > shares[source]:
+            votes = sorted(votes, key=lambda v: _drawn(f"{source} {v[0].id}"))[: shares[source]]
         kept += votes
     kept.sort(key=lambda v: v[0].id)
     return kept, len(given) - len(kept)
+
+
+def _shares(given: dict[str, int]) -> dict[str, int]:
+    """How many votes of each source count. What one of two floods may have falls with the other:
+    so until nothing falls any more, which each time is by a third or it is over."""
+    counts = given
+    while True:
+        total = sum(counts.values())
+        fewer = {
+            # the command line is the owner's own, and nobody else's
+            source: n if source.startswith("owner")
+            else min(n, max(_FREE, int((total - n) * _MOST / (1 - _MOST))))
+            for source, n in counts.items()
+        }  # fmt: skip
+        if fewer == counts:
+            return counts
+        counts = fewer
 
 
 def _side(prompt: str) -> bool:

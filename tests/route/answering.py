@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,12 @@ def opened(
     return open_generator(registry, name, n_ctx=256, **more)
 
 
-def ask(generator: RoutedGenerator, text: str | Sequence[Message], **sampling: Any) -> RoutedStream:
+def ask(
+    generator: RoutedGenerator, text: str | Sequence[Message],
+    more: dict[str, Any] | None = None, **sampling: Any,
+) -> RoutedStream:  # fmt: skip
+    """`more` is what else of a Wanted there is."""
     messages = (Message("user", text),) if isinstance(text, str) else tuple(text)
     values = {"temperature": 0.0, "max_tokens": 20, **sampling}
     wanted = Wanted(messages=messages, sampling=Sampling(**values), given=frozenset(values))
-    return generator.ask(wanted)
+    return generator.ask(replace(wanted, **(more or {})))

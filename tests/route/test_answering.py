@@ -63,6 +63,8 @@ def test_a_model_here_answers_and_the_decision_is_kept(registry: Registry) -> No
     assert found.accounting is not None and found.accounting.completion_tokens == len(HI) + 1
     kept = Decisions(registry).find(routing.decision or 0)
     assert (kept.member, kept.chosen, kept.prompt, kept.cost) == ("small", "small", "hello", 0.0)
+    assert kept.data["completion_tokens"] == len(HI) + 1
+    assert kept.data["prompt_tokens"] == found.accounting.prompt_tokens > 0
 
 
 def test_an_endpoint_answers_with_its_own_price(registry: Registry) -> None:
@@ -140,10 +142,13 @@ def test_a_prompt_that_is_too_long_hands_on(registry: Registry) -> None:
 
 def test_nobody_left_is_the_last_members_error(registry: Registry) -> None:
     with OpenAIServer(answer({}, "500 Internal Server Error")) as server:
-        point(registry, server)
+        point(registry, server, price_in=100.0, price_out=1000.0)
         spec = RouterSpec((SMALL, CLOUD), (AlwaysStep("cloud"),))
-        with opened(registry, spec) as router, pytest.raises(LocalLLMError, match="failed"):
-            ask(router, "hello").text()
+        with opened(registry, spec) as router:
+            found = ask(router, "hello")
+            with pytest.raises(LocalLLMError, match="failed"):
+                found.text()
+            assert router.comment is not None and found.routing.cost is None
 
 
 # --- the privacy guard ----------------------------------------------------------------------
@@ -227,7 +232,24 @@ def test_cancelled_before_anybody_was_asked(registry: Registry) -> None:
         found.cancel()
         assert found.text() == ""
     assert found.accounting is not None and found.accounting.finish_reason == "cancelled"
-    assert Decisions(registry).find(found.routing.decision or 0).member == ""
+    kept = Decisions(registry).find(found.routing.decision or 0)
+    assert (kept.member, kept.cost, found.routing.cost) == ("", None, None)
+
+
+def test_a_strong_member_that_fails_leaves_what_the_weak_one_cost(registry: Registry) -> None:
+    """What was expected of the strong one was not spent."""
+    weak = Member("weak", "model", "noise", cost=Cost(0, 1e6))
+    spec = RouterSpec((weak, CLOUD), (CascadeStep("weak", "cloud", look_tokens=4),))
+    with OpenAIServer(stream(chunk("Half a"))) as server:
+        point(registry, server, price_in=100.0, price_out=1000.0)
+        with opened(registry, spec) as router:
+            found = ask(router, "hello", max_tokens=40, seed=1)
+            with pytest.raises(LocalLLMError):
+                found.text()
+    kept = Decisions(registry).find(found.routing.decision or 0)
+    assert (kept.member, found.routing.escalated) == ("", True)
+    assert kept.cost == found.routing.cost
+    assert kept.cost is not None and 4 <= kept.cost < 40  # so many tokens at 1 each
 
 
 # --- conversations, cascades, people ----------------------------------------------------------

@@ -17,6 +17,10 @@ from localllm.registry import Model, Registry
 from localllm.registry.decisions import Decisions
 from localllm.registry.routers import Routers
 from localllm.route.contrast import Contrast
+from localllm.route.pool.member import Member
+from localllm.route.pool.spec import Fallback, RouterSpec
+from localllm.route.pool.steps import AlwaysStep
+from localllm.route.pool.writing import as_toml
 from tests.conftest import Done
 from tests.route.known import known
 
@@ -70,6 +74,7 @@ def test_from_nothing_to_a_threshold(cli: Cli, tiny_model: Model, data: Path) ->
     assert made.data["steps"] == ["predictor"] and not made.data["trained"]
     early = cli("route", "decide", "mine", "x")
     assert early.exit_code == 2 and "not trained" in early.err
+    assert "localllm route train mine --data FILE" in early.err
     taught = cli("route", "train", "mine", "--data", data, "--json")
     assert taught.exit_code == 0, taught
     contrast = known(300)
@@ -268,6 +273,45 @@ def test_an_endpoint_may_be_named_without_saying_that_it_is_one(
         one["name"]: one["kind"] for one in cli("route", "show", "r", "--json").data["members"]
     }
     assert kinds == {"a": "model", "b": "endpoint"}
+
+
+@pytest.mark.parametrize("option", [
+    ("--threshold", "0.5"), ("--description", "x"), ("--cost-unit", "money"), ("--fallback", "a"),
+    ("--strategy", "always"), ("--member", "b=tiny"),
+])  # fmt: skip
+def test_nothing_is_given_beside_a_description(
+    cli: Cli, tiny_model: Model, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(
+        '[[members]]\nname = "a"\nmodel = "tiny"\n[[steps]]\nuse = "always"\nto = "a"\n'
+    )
+    done = cli("route", "create", "r", "--from", path, *option)
+    assert done.exit_code == 2 and "--from says all of it" in done.err
+    assert cli("route", "create", "r", "--from", path).exit_code == 0
+
+
+def test_always_has_no_threshold(cli: Cli, tiny_model: Model) -> None:
+    for strategy in ([], ["--strategy", "always"]):
+        done = cli("route", "create", "r", "--member", "a=tiny", *strategy, "--threshold", "0.4")
+        assert done.exit_code == 2 and "has no threshold" in done.err
+
+
+def test_one_that_is_gone_is_passed_over_in_a_decision_too(
+    cli: Cli, tiny_model: Model, registry: Registry
+) -> None:
+    members = (Member("gone", "model", "nothing"), Member("a", "model", "tiny"))
+    for missing, member in (("fallback", "a"), ("error", "gone")):
+        spec = RouterSpec(members, (AlwaysStep("gone"),), Fallback(("a",), missing))  # type: ignore[arg-type]
+        Routers(registry).add(missing, as_toml(spec), made_by="create")
+        found = cli("route", "decide", missing, "hello", "--json").data
+        assert (found["chosen"], found["member"]) == ("gone", member)
+        assert "may not see it" not in "".join(cli("route", "decide", missing, "hello").out)
+
+
+def test_periods_are_parts_of_a_day_or_whole_days(cli: Cli, mine: Registry) -> None:
+    for every, status in (("36h", 2), ("25h", 2), ("48h", 0), ("12h", 0), ("1w", 0)):
+        assert cli("route", "report", "mine", "--every", every).exit_code == status, every
 
 
 def test_a_router_that_cannot_be(cli: Cli, tiny_model: Model, tmp_path: Path) -> None:

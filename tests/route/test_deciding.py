@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from localllm.route.deciding.asked import Asked
 from localllm.route.deciding.decider import Decider
 from localllm.route.deciding.rules import begin_of, first_rule
 from localllm.route.pool.member import Member
+from localllm.route.pool.reading import parse_spec
 from localllm.route.pool.spec import RouterSpec
 from localllm.route.pool.steps import (
     AlwaysStep,
@@ -30,6 +32,9 @@ from tests.route.known import known
 
 A, B = Member("a", "model", "m"), Member("b", "model", "n")
 NOON = time.mktime((2026, 3, 2, 12, 30, 0, 0, 0, -1))  # a Monday
+
+
+OFFICE = Path(__file__).parents[2] / "recipes" / "route_office.toml"
 
 
 def nothing(since: float) -> float:
@@ -55,7 +60,7 @@ def holds(prompt: str = "hello", *, asked: dict[str, Any] | None = None, **rule:
     ({"tools": True}, "x", {"tools": True}, True),
     ({"tools": False}, "x", {"tools": True}, False),
     ({"images": True}, "x", {"images": 2}, True),
-    ({"attachments": True}, "x", {}, False),
+    ({"pattern": r"end$"}, "x" * 30_000 + "the end", {}, True),  # its last character is read
     ({"hours": "12:00-13:00"}, "x", {}, True),
     ({"hours": "12:31-13:00"}, "x", {}, False),
     ({"hours": "22:00-12:31"}, "x", {}, True),  # through midnight
@@ -144,8 +149,9 @@ def test_the_threshold_of_the_name_counts(router: Router) -> None:
 
 
 def test_a_router_without_training_is_refused() -> None:
-    with pytest.raises(UsageProblem, match="not trained"):
-        Decider(RouterSpec((A, B), (PredictorStep("a", "b"),)), None)
+    with pytest.raises(UsageProblem, match="not trained") as caught:
+        Decider(RouterSpec((A, B), (PredictorStep("a", "b"),)), None, name="mine")
+    assert caught.value.hint == "localllm route train mine --data FILE"
 
 
 def test_baselines() -> None:
@@ -155,6 +161,22 @@ def test_baselines() -> None:
     members = [drawn.decide(Asked.of_text(f"question {i}")).member for i in range(1000)]
     assert 250 < members.count("b") < 350
     assert drawn.decide(Asked.of_text("question 1")).member == members[1]
+
+
+@pytest.mark.parametrize(("prompt", "rule"), [
+    ("Is this contract binding?", "contracts"), ("この契約書を読んでください", "contracts"),
+    ("これは日本語の質問です", "Japanese"), ("word " * 5000, "long"),
+])  # fmt: skip
+def test_every_rule_of_the_recipe_can_fire(prompt: str, rule: str) -> None:
+    spec, _ = parse_spec(OFFICE.read_text(encoding="utf-8"), "office")
+    choice = Decider(spec, None).decide(Asked.of_text(prompt))
+    assert choice.why.startswith(f"rules: {rule}: ")
+
+
+def test_the_recipe_has_no_rule_that_was_not_tried() -> None:
+    spec, _ = parse_spec(OFFICE.read_text(encoding="utf-8"), "office")
+    (rules,) = (step.rules for step in spec.steps if isinstance(step, RulesStep))
+    assert [rule.name for rule in rules] == ["contracts", "Japanese", "long"]
 
 
 def test_prompts_that_are_odd(router: Router) -> None:

@@ -82,6 +82,30 @@ def test_a_flood_from_one_source_is_a_quarter_at_most() -> None:
     assert len(votes_of([*mine, *honest], "weak", "strong").contrast) == 1090
 
 
+def test_a_flood_is_capped_whoever_else_votes() -> None:
+    def flood(source: str, first: int) -> list[Decided]:
+        return [decided(first + n, "weak", (source, "bad")) for n in range(1000)]
+
+    alone = votes_of(flood("http a", 0), "weak", "strong")
+    assert (len(alone.contrast), alone.n_capped) == (20, 980)
+    two = votes_of([*flood("http a", 0), *flood("http b", 1000)], "weak", "strong")
+    assert len(two.contrast) == 40  # neither gives the other a larger share
+    four = [one for k in range(4) for one in flood(f"http {k}", 1000 * k)]
+    assert votes_of(four, "weak", "strong").n_capped == 0  # a quarter each
+
+
+@pytest.mark.parametrize(("verdict", "means"), [
+    ("weak", (1, 1)), ("strong", None), ("human", None), ("good", None),
+])  # fmt: skip
+def test_a_draft_that_was_sent_is_as_good_as_the_persons_answer(
+    verdict: str, means: tuple[int, int] | None
+) -> None:
+    for weak, strong in (("weak", "human"), ("weak", "strong")):
+        found = votes_of([decided(1, "human", ("owner inbox", verdict))], weak, strong)
+        rows = list(zip(found.contrast.weak, found.contrast.strong, strict=True))
+        assert rows == ([] if means is None else [means])
+
+
 def test_a_prompt_is_always_on_the_same_side() -> None:
     _, judge = split_votes(known(500))
     assert 60 < len(judge) < 140
@@ -108,6 +132,18 @@ def test_retraining_replaces_a_router_that_got_better(mine: Registry) -> None:
     assert roll_back(mine, "poor", None) == (3, 2)
 
 
+def test_a_threshold_that_was_given_is_kept(mine: Registry) -> None:
+    spec = make_spec(Wish(("small=tiny", "big=tiny"), threshold=0.9))
+    create(mine, "strict", spec)
+    for number in (2, 3):  # however often it is trained
+        done = teach(mine, Routers(mine).find("strict").current, spec,
+                     Material(known(120), (), ()))  # fmt: skip
+        assert (done.version, done.threshold) == (number, 0.9)
+        assert done.strong_share < 0.2
+        spec = router(mine, "strict").spec
+    assert spec.threshold == 0.9
+
+
 def test_a_router_that_did_not_get_better_stays(mine: Registry) -> None:
     """It knew already what the votes say."""
     vote_all(mine, "mine", right=True)
@@ -123,12 +159,30 @@ def test_too_few_votes_are_said(mine: Registry) -> None:
         retrain(mine, router(mine))
 
 
+def tokens(n_prompt: int, n_answer: int, **more: object) -> dict[str, object]:
+    return {"prompt_tokens": n_prompt, "completion_tokens": n_answer, **more}
+
+
+def test_a_cascade_that_went_on_cost_more_than_strong_alone(mine: Registry) -> None:
+    both = 0.3 + 140 * 100 / 1e6  # the weak answer in vain, then the strong one
+    Decisions(mine).record("mine", 2, member="big", chosen="small", cost=both,
+                           data=tokens(100, 40, escalated=True))  # fmt: skip
+    total = report(mine, router(mine), since=0).total
+    assert total.saved == pytest.approx(-0.3)
+
+
+def test_nothing_is_said_to_be_saved_where_the_tokens_are_not_known(mine: Registry) -> None:
+    Decisions(mine).record("mine", 2, member="small", chosen="small", cost=0.0, prompt="x" * 400)
+    total = report(mine, router(mine), since=0).total
+    assert (total.cost, total.saved) == (0.0, None)
+
+
 def test_a_report_by_hand(mine: Registry) -> None:
     decisions = Decisions(mine)
     prompt = "x" * 400  # 100 tokens
     for member, cost in (("small", 0.0), ("small", 0.0), ("big", 0.5)):
         number = decisions.record("mine", 2, member=member, chosen="small", cost=cost,
-                                  prompt=prompt)  # fmt: skip
+                                  prompt=prompt, data=tokens(100, 40))  # fmt: skip
         decisions.vote(number, "good" if member == "small" else "bad", "owner")
     failed = decisions.record("mine", 2, member="", chosen="big")
     decisions.finish(failed, member="", cost=None, data={"failures": [["big", "x", "y"]]})
@@ -137,8 +191,8 @@ def test_a_report_by_hand(mine: Registry) -> None:
     assert (total.n, total.members, total.n_unanswered) == (4, {"small": 2, "big": 1}, 1)
     assert total.strong_share == pytest.approx(1 / 3)
     assert total.cost == 0.5
-    # each small one would have cost (100 + 256) tokens at 100 a million
-    assert total.saved == pytest.approx(2 * 356 * 100 / 1e6)
+    # each small one would have cost its (100 + 40) tokens at 100 a million
+    assert total.saved == pytest.approx(2 * 140 * 100 / 1e6)
     assert total.quality == pytest.approx(2 / 3)
     assert len(found.periods) == 1 and found.drift is None
 

@@ -11,9 +11,11 @@ import pytest
 from localllm.registry import Model, Registry
 from localllm.registry.decisions import Decisions
 from localllm.registry.inbox import Inbox
+from localllm.registry.routers import Routers
 from localllm.route.making import create
 from localllm.route.pool.member import Member
 from localllm.route.pool.spec import RouterSpec
+from localllm.route.pool.standing import standing_of
 from localllm.route.pool.steps import AlwaysStep
 from tests.conftest import Done
 
@@ -86,3 +88,28 @@ def test_what_is_no_answer(cli: Cli, registry: Registry, waiting: tuple[int, int
     gone = Inbox(registry).ask("mine", ASKED, 0.0)
     late = cli("route", "inbox", "answer", gone, "now?")
     assert late.exit_code == 2 and "expired" in late.err
+
+
+def test_an_answer_that_was_sent_is_no_failure(
+    cli: Cli, registry: Registry, waiting: tuple[int, int]
+) -> None:
+    """Its router is gone meanwhile, so nothing can be learned from it."""
+    number, _ = waiting
+    Routers(registry).remove("mine")
+    done = cli("route", "inbox", "answer", number, "Yes.", "--json")
+    assert done.exit_code == 0, done
+    assert "nothing is learned" in done.json["warnings"][0]
+    assert Inbox(registry).find(number).answer == "Yes."
+
+
+def test_questions_go_with_their_router(
+    cli: Cli, registry: Registry, waiting: tuple[int, int]
+) -> None:
+    other = Inbox(registry).ask("other", ASKED, 60)
+    assert cli("route", "rm", "mine").exit_code == 0
+    assert [one.id for one in Inbox(registry).list(every=True)] == [other]
+
+
+def test_a_person_can_be_outside(registry: Registry) -> None:
+    assert standing_of(Member("me", "human", outside=True), registry).outside
+    assert not standing_of(Member("me", "human"), registry).outside

@@ -21,6 +21,10 @@ Cli = Callable[..., Done]
 @pytest.mark.parametrize(("answer", "reference", "right"), [
     ("So it is 1,200.", "1200", 1), ("12 and then 13", "12", 0), ("no number", "3", 0),
     ("The answer is -2.50", "-2.5", 1), ("B. because A is wrong", "B", 1), ("(C)", "c", 1),
+    ("A triangle has three sides, so the answer is (C).", "C", 1), ("A.", "A", 1),
+    ("(A) because", "A", 1), ("A because", "A", 1), ("B because", "B", 1), ("A\n", "A", 1),
+    ("A\nas said", "A", 1), ("Answer: D", "D", 1), ("It is A as in ant", "A", 1),
+    ("Take care. A bee is none. D", "D", 1), ("A plan\nA) yes", "A", 1), ("A bee", "A", 0),
     ("A bee", "B", 0), ("It is Paris, of course", "paris", 1), ("Parisian", "Paris", 0),
     ("答えは４２です", "42", 1), ("", "x", 0), ("anything", "", 0),
 ])  # fmt: skip

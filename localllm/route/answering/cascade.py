@@ -1,9 +1,9 @@
 """The weak member answers first, and its own answer decides whether the strong one is asked.
 
-Nothing of it is shown until that is settled. It is settled as early as what may still come cannot
-change it: with bounds on every signal, the probability that the answer is good lies between two
-values, and once both are on one side of the threshold the samples that still run are stopped (for
-the strong member) or shown as they come (for the weak one).
+Nothing of it is shown until that is settled. It is settled as early as what may still come is not
+likely to change it: with bounds on every signal, the probability that the answer is good lies
+between two values, and once both are on one side of the threshold the samples that still run are
+stopped (for the strong member) or shown as they come (for the weak one).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class CascadeStream:
             self._look()
 
     def _look(self) -> None:
-        """Settle it if what may still come cannot change it."""
+        """Settle it if what may still come is not likely to change it."""
         low, high = self._bounds()
         need_low, need_high = 1 - high, 1 - low  # of the strong member
         if need_low >= self._threshold:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localllm.closing import Closing
 from localllm.errors import LocalLLMError, UsageProblem
-from localllm.generation import Message, Sampling
-from localllm.privacy import Masker
+from localllm.generation import Accounting, Message, Sampling
 from localllm.registry import Registry
 from localllm.registry.decisions import Decisions
 from localllm.route.answering.members import MemberDoor, Members
 from localllm.route.answering.routed_stream import RoutedStream
-from localllm.route.answering.routing import REMEMBERED, Routing, Sticky, conversation_key
+from localllm.route.answering.routing import Routing, Sticky
 from localllm.route.deciding.asked import Asked
 from localllm.route.deciding.decider import Choice
-from localllm.route.deciding.guarding import NOTHING, Guarded, allowed, guard
+from localllm.route.deciding.guarding import NOTHING, Guarded, allowed, fixed_of, guard
 from localllm.route.opening import OpenRouter
 
 if TYPE_CHECKING:
@@ -42,8 +39,6 @@ class RoutedGenerator(Closing):
         self._doors, self._tell = doors, tell
         self._decisions = Decisions(registry)
         self._keep_prompts, self._keep = keep_prompts, keep
-        self._maskers: OrderedDict[str, Masker] = OrderedDict()
-        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -70,7 +65,7 @@ class RoutedGenerator(Closing):
         spec, standings = self.opened.spec, self.opened.standings
         guarded: Guarded = NOTHING
         if any(spec.privacy.watches(one.outside) for one in standings.values()):
-            guarded = guard(messages, spec.privacy)
+            guarded = guard(messages, spec.privacy, fixed_of(wanted))
         names = tuple(dict.fromkeys((first, *spec.fallback.order)))
         names = allowed(names, spec, standings, guarded)
         cascade = choice.cascade is not None and not is_sticky
@@ -80,15 +75,6 @@ class RoutedGenerator(Closing):
 
     def door(self, name: str) -> MemberDoor:
         return self._doors.door(name)
-
-    def masker(self, messages: Sequence[Message]) -> Masker:
-        """That of the conversation: a value has one placeholder in all its turns."""
-        with self._lock:
-            found = self._maskers.setdefault(conversation_key(messages), Masker())
-            self._maskers.move_to_end(conversation_key(messages))
-            while len(self._maskers) > REMEMBERED:
-                self._maskers.popitem(last=False)
-            return found
 
     def record(self, routing: Routing, choice: Choice, prompt: str) -> int | None:
         """Keep the decision; None where that is not wanted, or could not be, which is told."""
@@ -127,13 +113,20 @@ class RoutedGenerator(Closing):
         self._decisions.judge(self.last.decision, verdict, source)
         return f"{verdict}, of {self.last.member}'s answer (decision {self.last.decision})"
 
-    def finish(self, routing: Routing, answered: bool, seconds: float | None) -> None:
+    def finish(
+        self, routing: Routing, answered: bool, seconds: float | None,
+        account: Accounting | None = None,
+    ) -> None:  # fmt: skip
+        """`seconds` to the first token; `account` is of the member that answered."""
         self.last = routing
         if routing.decision is None:
             return
         failures = [[f.member, f.kind, f.message] for f in routing.failures]
-        data = {"failures": failures, "escalated": routing.escalated,
+        data: dict[str, Any] = {"failures": failures, "escalated": routing.escalated,
                 "signals": dict(routing.signals), "first_token_s": seconds}  # fmt: skip
+        if account is not None and account.prompt_tokens:  # a person's answer has none
+            data |= {"prompt_tokens": account.prompt_tokens,
+                     "completion_tokens": account.completion_tokens}  # fmt: skip
         try:
             self._decisions.finish(
                 routing.decision, member=routing.member if answered else "",

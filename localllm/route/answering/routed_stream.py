@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from localllm.errors import LocalLLMError
 from localllm.generation import Accounting, Piece
-from localllm.privacy import Action, Restorer
+from localllm.privacy import Action, Masker, Restorer
 from localllm.route.answering.cascade import CascadeStream, Escalate
 from localllm.route.answering.members import MemberDoor
 from localllm.route.answering.routing import Failed, Routing
@@ -128,7 +128,7 @@ class RoutedStream:
         self._restorers = None
         policy = self._generator.opened.spec.privacy
         if self._guarded.action is Action.MASK and policy.watches(standing.outside):
-            masker = self._generator.masker(wanted.messages or ())
+            masker = Masker()  # a request carries all its turns; another's data are not in it
             wanted = replace(wanted, messages=masked(wanted.messages or (), policy, masker))
             self._restorers = (masker.restorer(), masker.restorer(), masker.restorer(True))
         door = self._door = self._generator.door(name)
@@ -181,15 +181,20 @@ class RoutedStream:
         self._release()
         if self._shown or self._cancelled or len(self._names) < 2 or not hands_on(error):
             self._over = True
-            self._generator.finish(self.routing, False, None)
+            self._unanswered()
             raise error
         self._names.pop(0)
 
     def _end_unasked(self) -> None:
         """Cancelled before anybody was asked."""
         self._over = True
+        self._unanswered()
         account = Accounting(0, 0, 0, 0.0, 0.0, 0.0, "cancelled", -1)
         self.accounting = self._account(account)
+
+    def _unanswered(self) -> None:
+        """What was expected to be spent was not; on an answer that broke off nobody knows."""
+        self.routing = replace(self.routing, cost=self._spent or None)
         self._generator.finish(self.routing, False, None)
 
     def _end(self) -> None:
@@ -206,7 +211,7 @@ class RoutedStream:
         self.routing = replace(self.routing, cost=self._cost(account))
         self.accounting = None if account is None else self._account(account)
         self._release()
-        self._generator.finish(self.routing, True, self._first_s)
+        self._generator.finish(self.routing, True, self._first_s, account)
         if not self._cancelled:
             self._generator.sticky.keep(self._wanted.messages or (), self.routing.member)
 
@@ -231,7 +236,7 @@ class RoutedStream:
     def _cost(self, account: Accounting | None) -> float | None:
         """Of the answer, by its own counts; a cascade's weak answer costs as well."""
         if account is None:
-            return None
+            return self._spent or None
         unit = self._generator.opened.spec.cost_unit
         own = getattr(account, "cost", None) if unit == "money" else None
         if own is not None:

@@ -49,7 +49,9 @@ class Routing:
 
 
 class Sticky:
-    """Which member began a conversation, known by its first messages. Safe from any thread."""
+    """Which member began a conversation, known by what stands before its first answer. Safe from
+    any thread. Two that begin with the same words are taken for one: no more is kept of a
+    conversation than the member's name, so one may go on with the member of the other."""
 
     def __init__(self) -> None:
         self._members: OrderedDict[str, str] = OrderedDict()

@@ -19,7 +19,6 @@ class Asked:
 
     prompt: str
     chars: int
-    attachments: int = 0
     images: int = 0
     tools: bool = False
     at: float = field(default_factory=time.time)
@@ -29,7 +28,7 @@ class Asked:
         return cls.of([Message("user", prompt)])
 
     @classmethod
-    def of(cls, messages: Sequence[Message], *, tools: bool = False, attachments: int = 0) -> Asked:
+    def of(cls, messages: Sequence[Message], *, tools: bool = False) -> Asked:
         """Raises UsageProblem where there is nothing to answer."""
         prompt = next((m.content for m in reversed(messages) if m.role == "user"), "")
         chars = sum(len(m.content) for m in messages)
@@ -38,7 +37,7 @@ class Asked:
             raise UsageProblem("an empty prompt is not routed")
         if chars > MAX_CHARS:
             raise UsageProblem(f"a conversation of {chars} characters is too long to be routed")
-        return cls(prompt, chars, attachments, images, tools)
+        return cls(prompt, chars, images, tools)
 
     @property
     def tokens(self) -> float:

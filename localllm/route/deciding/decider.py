@@ -65,11 +65,13 @@ class Decider:
         *,
         embedder: Callable[[], Embedder] | None = None,
         spent: Spent = lambda since: 0.0,
+        name: str = "NAME",
     ) -> None:
-        """Raises UsageProblem for a router that was not trained, or a pattern that is none."""
+        """`name` is the router's own, for hints. Raises UsageProblem for a router that was not
+        trained, or a pattern that is none."""
         if spec.predictor is not None and router is None:
             raise UsageProblem(
-                "this router was not trained yet", "localllm route train NAME --data FILE"
+                "this router was not trained yet", f"localllm route train {name} --data FILE"
             )
         self.spec, self.router, self._spent = spec, router, spent
         self._maps: dict[int, DomainMap] = {}

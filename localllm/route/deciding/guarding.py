@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localllm.errors import MissingExtra, UsageProblem
 from localllm.generation import Message
 from localllm.privacy import Action, Decision, Masker, Policy, decide, join
 from localllm.route.pool.spec import RouterSpec
 from localllm.route.pool.standing import Standing
+
+if TYPE_CHECKING:
+    from localllm.endpoints import Wanted
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,21 @@ class PrivateData(UsageProblem):
     """The prompt may not leave this machine, and nobody on it may answer."""
 
 
-def guard(messages: Sequence[Message], policy: Policy) -> Guarded:
+def guard(messages: Sequence[Message], policy: Policy, fixed: Sequence[str] = ()) -> Guarded:
     """Looks at all that would be sent to a member outside, attachments and tool results too.
+    `fixed` are texts that are sent with them as they are (see `fixed_of`): what would be masked in
+    a message must stay where it is found there.
     Raises MissingExtra where the detectors' libraries are not installed: then nothing leaves."""
     if not policy.watches(True):
         return NOTHING
     _check_installed()
-    decision = join([_decided(text, policy) for text in texts_of(messages)])
-    if any(message.extra.get("images") for message in messages) and decision.action is Action.MASK:
-        # a picture cannot be masked: what made the text worth masking may be in it as well
+    as_they_are = [_decided(text, policy) for text in fixed]
+    decision = join([*(_decided(text, policy) for text in texts_of(messages)), *as_they_are])
+    # a picture cannot be masked: what made the text worth masking may be in it as well
+    no_mask = any(message.extra.get("images") for message in messages)
+    # placeholders in a schema would be another schema
+    no_mask = no_mask or any(one.action is Action.MASK for one in as_they_are)
+    if no_mask and decision.action is Action.MASK:
         decision = replace(decision, action=Action.LOCAL)
     return Guarded(decision.action, decision.record())
 
@@ -76,6 +85,14 @@ def masked(messages: Sequence[Message], policy: Policy, masker: Masker) -> tuple
     return tuple(_masked(message, policy, masker) for message in messages)
 
 
+def fixed_of(wanted: Wanted) -> tuple[str, ...]:
+    """The texts of a request beside its messages: tools, schema, template variables, with the
+    names in them; stop strings and grammar."""
+    tools = [[one.name, one.description, one.parameters] for one in wanted.tools]
+    sampling = [wanted.sampling.stop, wanted.sampling.grammar]
+    return tuple(_texts([tools, wanted.schema, wanted.variables, sampling], keys=True))
+
+
 def texts_of(messages: Sequence[Message]) -> Iterator[str]:
     """Everything of a conversation that is text."""
     for message in messages:
@@ -85,15 +102,19 @@ def texts_of(messages: Sequence[Message]) -> Iterator[str]:
                 yield from _texts(value)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, *, keys: bool = False) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _texts(one)
+        for key, one in value.items():
+            if keys:
+                yield str(key)
+            yield from _texts(one, keys=keys)
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _texts(one)
+            yield from _texts(one, keys=keys)
+    elif keys and isinstance(value, int | float) and not isinstance(value, bool):
+        yield str(value)  # a card's number in an enum
 
 
 def _masked(message: Message, policy: Policy, masker: Masker) -> Message:

@@ -11,7 +11,7 @@ from typing import Any
 from localllm.errors import MissingExtra, UsageProblem
 from localllm.route.deciding.asked import Asked
 from localllm.route.pool.steps import DAYS, Rule, hours_of
-from localllm.route.text.cues import READ_CHARS, read, script
+from localllm.route.text.cues import read, script
 
 # A pattern from elsewhere may be made to take for ever: the library stops it
 _PATTERN_S = 0.1
@@ -46,7 +46,6 @@ def _holds(rule: Rule, asked: Asked, spent: Spent) -> list[str] | None:
     """What held, None where something did not. The dear ones come last."""
     why: list[str] = []
     for name, wanted, found in (
-        ("attachments", rule.attachments, asked.attachments > 0),
         ("tools", rule.tools, asked.tools),
         ("images", rule.images, asked.images > 0),
     ):
@@ -106,7 +105,7 @@ def _text_holds(rule: Rule, prompt: str, why: list[str]) -> bool:
         why.append(f"the word {word!r}")
     if rule.pattern is not None:
         try:
-            found = compiled(rule.pattern).search(text[:READ_CHARS], timeout=_PATTERN_S)
+            found = compiled(rule.pattern).search(text, timeout=_PATTERN_S)
         except TimeoutError:
             return False
         if found is None:

@@ -40,6 +40,8 @@ def decided(opened: OpenRouter, choice: Choice, messages: Sequence[Message]) -> 
     found = opened.standings
     others = (name for name in spec.fallback.order if found[name].problem is None)
     names = tuple(dict.fromkeys((choice.member, *others)))
+    if spec.fallback.missing == "fallback" and found[choice.member].problem is not None:
+        names = names[1:] or names  # who is gone is passed over
     guarded: Guarded = NOTHING
     if any(spec.privacy.watches(one.outside) for one in found.values()):
         guarded = guard(messages, spec.privacy)

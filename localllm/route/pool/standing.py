@@ -49,7 +49,7 @@ def standing_of(member: Member, registry: Registry) -> Standing:
             return Standing(_priced(member, endpoint), outside, endpoint=endpoint)
     except LocalLLMError as error:
         return Standing(member, member.kind == "endpoint", error.message)
-    return Standing(member, False)
+    return Standing(member, member.outside)
 
 
 def standings(spec: RouterSpec, registry: Registry) -> dict[str, Standing]:

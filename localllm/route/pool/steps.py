@@ -35,7 +35,6 @@ class Rule:
     languages: tuple[str, ...] = ()
     min_chars: int | None = None
     max_chars: int | None = None
-    attachments: bool | None = None
     tools: bool | None = None
     images: bool | None = None
     hours: str | None = None

@@ -1,0 +1,100 @@
+"""What leaves this machine, and what comes back to whom."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localllm.generation import Message
+from localllm.registry import Registry
+from localllm.route.answering.routed import RoutedGenerator
+from localllm.route.deciding.guarding import PrivateData
+from localllm.route.pool.spec import Fallback, RouterSpec
+from localllm.route.pool.steps import AlwaysStep
+from localllm.toolcalls import Tool
+from tests.route.answering import CLOUD, HI, SMALL, ask, models, opened, point
+from tests.support.openai_server import DONE, OpenAIServer, chunk, stream
+
+TO_CLOUD = RouterSpec((SMALL, CLOUD), (AlwaysStep("cloud"),), Fallback(("cloud", "small")))
+MAIL, CARD = "taro@corp-mail.jp", 4242424242424242
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guarded")
+    models(Registry(folder / "home"), folder / "staged")
+    return folder / "home"
+
+
+@pytest.fixture
+def server(filled: Path, home: Path) -> Iterator[OpenAIServer]:
+    shutil.copytree(filled, home)
+    with OpenAIServer(stream(chunk("to <EMAIL_1>"), chunk(finish="stop"), DONE)) as server:
+        point(Registry(home), server)
+        yield server
+
+
+def router(registry: Registry, spec: RouterSpec = TO_CLOUD) -> RoutedGenerator:
+    return opened(registry, spec)
+
+
+def test_one_clients_data_do_not_come_back_to_another(
+    registry: Registry, server: OpenAIServer
+) -> None:
+    """Both conversations begin with the same word."""
+
+    def said(*texts: str) -> list[Message]:
+        roles = ("user", "assistant", "user")
+        return [Message(role, text) for role, text in zip(roles, texts, strict=True)]  # type: ignore[arg-type]
+
+    with router(registry) as one:
+        first = ask(one, said("hello", "Hi.", f"write to {MAIL}"))
+        assert first.text() == f"to {MAIL}"
+        second = ask(one, said("hello", "Hi.", "write to hanako@other-mail.jp"))
+        assert second.text() == "to hanako@other-mail.jp"
+        third = ask(one, said("hello", "Hi.", "how does one mask an address?"))
+        assert third.text() == "to <EMAIL_1>"
+
+
+@pytest.mark.parametrize("more", [
+    {"tools": (Tool("mail", f"Writes to {MAIL}"),)},
+    {"tools": (Tool("mail", "", {"properties": {"to": {"enum": [MAIL]}}}),)},
+    {"tools": (Tool("mail", "", {"properties": {MAIL: {"type": "string"}}}),)},
+    {"tools": (Tool("pay", "", {"properties": {"card": {"enum": [CARD]}}}),)},
+    {"schema": {"type": "string", "const": MAIL}},
+    {"variables": {"who": MAIL}},
+])  # fmt: skip
+def test_what_is_beside_the_messages_does_not_leave(
+    registry: Registry, server: OpenAIServer, more: dict[str, Any]
+) -> None:
+    with router(registry) as one:
+        found = ask(one, "hello", more)
+        assert (found.routing.chosen, found.routing.guard["action"]) == ("cloud", "local")
+        with pytest.MonkeyPatch.context() as patch:
+            # nobody here need be able to do it: what counts is who is not asked
+            patch.setattr(one, "door", lambda name: pytest.fail(f"{name} was asked"), raising=True)
+            assert all(not one.opened.standings[name].outside for name in found._names)
+    alone = RouterSpec((CLOUD,), (AlwaysStep("cloud"),))
+    with opened(registry, alone, "alone") as one, pytest.raises(PrivateData):
+        ask(one, "hello", more)
+    assert server.asked == []
+
+
+def test_stop_strings_do_not_leave_either(registry: Registry, server: OpenAIServer) -> None:
+    with router(registry) as one:
+        assert ask(one, "hello", stop=(MAIL,)).text() == HI
+    assert server.asked == []
+
+
+def test_tools_without_anybodys_data_leave_with_what_is_masked(
+    registry: Registry, server: OpenAIServer
+) -> None:
+    tool = Tool("mail", "Writes a letter.", {"properties": {"size": {"enum": [1, 250, 4096]}}})
+    with router(registry) as one:
+        assert ask(one, f"write to {MAIL}", {"tools": (tool,)}).text() == f"to {MAIL}"
+    sent = server.asked[0].body.decode()
+    assert "Writes a letter." in sent and MAIL not in sent
