@@ -25,7 +25,7 @@ from localllm.finetune.training.objectives import (
     sums,
 )
 from localllm.finetune.training.precision import PrecisionTrial, try_precisions
-from localllm.finetune.training.task import Learned, Task, on_device
+from localllm.finetune.training.task import Learned, Task
 
 if TYPE_CHECKING:
     from localllm.finetune.model import LoadedModel
@@ -58,19 +58,18 @@ def adapter_options(recipe: Recipe) -> AdapterOptions:
 
 def build(
     subject: Subject, learning: Learning, recipe: Recipe, layout: Layout,
-    adapter: Path | None, group: Group = ALONE,
+    adapter: Path | None, group: Group = ALONE, begun_in: str | None = None,
 ) -> Built:  # fmt: skip
-    """Load the base and put on it what learns. `adapter` is one to go on from.
+    """Load the base on the CPU and put on it what learns. `adapter` is one to go on from;
+    `begun_in` is the precision of a run that is gone on with.
 
     Raises what loading raises, and UsageProblem for an adapter that does not fit.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision, trial = _precision(recipe, subject, device)
+    precision, trial = _precision(recipe, subject, group, begun_in)
     loaded = load_causal(
         subject.model.path,
         frozen=layout.frozen,
         trainable="none" if recipe.is_adapter else "all",
-        device=device,
     )
     module: Any = loaded.module
     adapters = None
@@ -96,20 +95,24 @@ def build(
         held_out=learning.held_out,
         pack_tokens=layout.pack_tokens,
         data_digest=learning.prepared.report.sha256,
-        device=device,
+        precision=precision,
     )
     return Built(task, loaded, adapters, precision, trial)
 
 
 def _precision(
-    recipe: Recipe, subject: Subject, device: str
+    recipe: Recipe, subject: Subject, group: Group, begun_in: str | None
 ) -> tuple[str, PrecisionTrial | None]:  # fmt: skip
-    """What is computed in; `auto` tries both on a layer of this model's size."""
+    """What is computed in. `auto` is what the run was begun in; a new one tries both on a layer
+    of this model's size, and takes bf16 only where every process finds it worth it."""
     if recipe.precision != "auto":
         return recipe.precision, None
+    if begun_in is not None:
+        return begun_in, None
     sizes = subject.base.sizes
-    trial = try_precisions(sizes.n_embd, sizes.n_ff, device)
-    return trial.best, trial
+    trial = try_precisions(sizes.n_embd, sizes.n_ff)
+    all_chose_it = group.sum_number(trial.best == "bf16") == group.size
+    return ("bf16" if all_chose_it else "f32"), trial
 
 
 def _objective(recipe: Recipe) -> Objective:
@@ -159,8 +162,7 @@ def add_reference(built: Built, progress: Progress, known: Mapping[int, Any] | N
     task.module.eval()
     with torch.no_grad(), progress.steps("preferences before", len(items)) as advance:
         for pack in batches.whole():
-            here = on_device(pack, task.device)
-            logp = (-sums(task.scorer.losses(here), here)).tolist()
+            logp = (-sums(task.scorer.losses(pack), pack)).tolist()
             for place, number in enumerate(pack.items):
                 task.objective.reference[number] = (logp[2 * place], logp[2 * place + 1])
             advance(pack.n_items)

@@ -34,7 +34,11 @@ RecipeFile = Annotated[
 ]
 SaveRecipe = Annotated[
     Path | None,
-    typer.Option("--save-recipe", metavar="FILE", help="Write all options, resolved, as TOML."),
+    typer.Option(
+        "--save-recipe",
+        metavar="FILE",
+        help="Write all options as TOML; what the machine decides stays open.",
+    ),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="What to call the result.")]
 DryRun = Annotated[

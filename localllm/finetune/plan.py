@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from localllm.errors import DoesNotFit
 from localllm.finetune.recipe import Recipe
+from localllm.finetune.training.targets import meant
 from localllm.ui import Bytes
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ _ROOM = 0.9  # of what is free may be planned with
 
 @dataclass(frozen=True)
 class Base:
-    """What the plan must know of the base: sizes, and where its bytes are."""
+    """What the plan must know of the base: sizes, and where its bytes are. `layers` are the shapes
+    of a block's linear layers by their names in transformers."""
 
     sizes: Sizes
+    layers: Mapping[str, tuple[int, int]]
     matrix_bytes: int  # of matrices as the file has them
     n_params: int
     is_quantized: bool
@@ -66,13 +69,19 @@ class MemoryNeed:
         return {**vars(self), "total_bytes": self.total_bytes}
 
 
-def base_of(model: GGUFModel, sizes: Sizes) -> Base:
-    """From a GGUF's header."""
+def base_of(model: GGUFModel, sizes: Sizes, arch: str) -> Base:
+    """From a GGUF's header. Raises EngineError for an architecture that is not known."""
+    from localllm.formats.hf import family_of_arch
+
+    named = sizes.named()
+    block = [part for part in family_of_arch(arch, arch).block if len(part.shape) == 2]
+    layers = {p.hf.rpartition(".")[2]: (named[p.shape[0]], named[p.shape[1]]) for p in block}
     tensors = model.tensors.values()
     matrices = [t for t in tensors if len(t.shape) > 1]
     plain = {"F32", "F16", "BF16"}
     return Base(
         sizes=sizes,
+        layers=layers,
         matrix_bytes=sum(t.size_bytes for t in matrices),
         n_params=sum(t.n_elements for t in tensors),
         is_quantized=any(t.type.name not in plain for t in matrices),
@@ -84,7 +93,7 @@ def memory_need(base: Base, recipe: Recipe, layout: Layout) -> MemoryNeed:
     dense = 4 * base.n_params
     full = not recipe.is_adapter
     frozen = base.matrix_bytes + _SCRATCH if layout.frozen == "quantized" else dense
-    learned = 12 * base.n_params if full else 16 * adapter_params(base.sizes, recipe)
+    learned = 12 * base.n_params if full else 16 * adapter_params(base, recipe)
     return MemoryNeed(
         program=_PROGRAM,
         weights=dense if full else frozen,
@@ -94,20 +103,11 @@ def memory_need(base: Base, recipe: Recipe, layout: Layout) -> MemoryNeed:
     )
 
 
-def adapter_params(sizes: Sizes, recipe: Recipe) -> int:
+def adapter_params(base: Base, recipe: Recipe) -> int:
     """Numbers that the adapters hold, on all layers that `targets` mean."""
-    named = sizes.named()
-    embd, q, kv, ff = (named[key] for key in ("embd", "q", "kv", "ff"))
-    shapes = {
-        "q_proj": (embd, q), "k_proj": (embd, kv), "v_proj": (embd, kv), "o_proj": (q, embd),
-        "gate_proj": (embd, ff), "up_proj": (embd, ff), "down_proj": (ff, embd),
-    }  # fmt: skip
-    groups = {
-        "all": tuple(shapes), "attention": tuple(shapes)[:4], "mlp": tuple(shapes)[4:],
-    }  # fmt: skip
-    chosen = {part for target in recipe.targets for part in groups.get(target, (target,))}
-    width = sum(sum(shapes[part]) for part in chosen if part in shapes)
-    return recipe.rank * width * sizes.n_layer
+    chosen = {part for target in recipe.targets for part in meant(target, base.layers)}
+    width = sum(sum(base.layers[part]) for part in chosen)
+    return recipe.rank * width * base.sizes.n_layer
 
 
 def _activations(sizes: Sizes, recipe: Recipe, layout: Layout) -> int:

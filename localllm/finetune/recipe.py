@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from localllm.errors import FileGone, UsageProblem
+from localllm.finetune.training.schedule import SHAPES
 
 METHODS = ("lora", "rslora", "dora", "full")
 OBJECTIVES = ("auto", "sft", "dpo", "orpo")
 WEIGHTS = ("auto", "quantized", "dense")
-SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("auto", "f32", "bf16")
 SWITCH = ("auto", "on", "off")
 KEEP = ("best", "last")
@@ -91,7 +91,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_choices(self)
         _check_ranges(self)
-        held_out(self.held_out)
+        _check_together(self)
 
     @property
     def learning_rate(self) -> float:
@@ -220,7 +220,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def _check_choices(recipe: Recipe) -> None:
     for key, allowed in (
         ("method", METHODS), ("objective", OBJECTIVES), ("base_weights", WEIGHTS),
-        ("schedule", SCHEDULES), ("precision", PRECISIONS), ("checkpointing", SWITCH),
+        ("schedule", SHAPES), ("precision", PRECISIONS), ("checkpointing", SWITCH),
         ("keep", KEEP),
     ):  # fmt: skip
         value = getattr(recipe, key)
@@ -231,7 +231,7 @@ def _check_choices(recipe: Recipe) -> None:
 
 def _check_ranges(recipe: Recipe) -> None:
     bounds: tuple[tuple[str, float, float], ...] = (
-        ("rank", 1, 4096), ("alpha", 0, 1e6), ("dropout", 0, 0.99), ("beta", 1e-6, 1e3),
+        ("rank", 1, 4096), ("alpha", 1e-6, 1e6), ("dropout", 0, 0.99), ("beta", 1e-6, 1e3),
         ("orpo_weight", 0, 1e3), ("epochs", 1e-6, 1e5), ("steps", 1, 1e9), ("batch_size", 1, 1e6),
         ("lr", 0, 10), ("warmup", 0, 1), ("lr_floor", 0, 1), ("weight_decay", 0, 10),
         ("max_grad_norm", 0, 1e9), ("seed", 0, 2**31 - 1), ("pack_tokens", 8, 1e7),
@@ -245,8 +245,29 @@ def _check_ranges(recipe: Recipe) -> None:
             raise UsageProblem(
                 f"--{key.replace('_', '-')} {value:g} is not between {low:g} and {high:g}"
             )
+
+
+def _check_together(recipe: Recipe) -> None:
+    """Raise UsageProblem for options that would do nothing beside the others."""
+    makes_adapter = recipe.method in ("lora", "rslora")
     if recipe.dropout and recipe.method == "full":
         raise UsageProblem("--dropout is of adapters; --method full has none")
+    if recipe.adapter is not None and not makes_adapter:
+        raise UsageProblem(
+            f"--method {recipe.method} cannot go on from an adapter",
+            "--method lora, or merge it first: localllm merge BASE --lora ADAPTER",
+        )
+    if recipe.sample_every and not makes_adapter:
+        raise UsageProblem(
+            f"--sample-every shows an adapter at work; --method {recipe.method} gives a whole "
+            "model",
+            "--samples shows answers before and after",
+        )
+    if held_out(recipe.held_out) in ((0.0, None), (0.0, 0)) and recipe.patience is not None:
+        raise UsageProblem(
+            "--patience looks at held-out examples, and --held-out keeps none",
+            "--held-out 5%, or no --patience",
+        )
 
 
 def with_objective(recipe: Recipe, preferences: bool) -> Recipe:

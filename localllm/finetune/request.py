@@ -61,7 +61,7 @@ def find_subject(text: str | None, registry: Registry, progress: Progress) -> Su
         raise UsageProblem(f"{model.name} is a {model.format} file, no language model")
     arch = check_source(model.path)
     header = read_model(model.path)
-    return Subject(with_digest(model, progress), base_of(header, sizes_of_gguf(header)), arch)
+    return Subject(with_digest(model, progress), base_of(header, sizes_of_gguf(header), arch), arch)
 
 
 def _converted(model: Model, registry: Registry, progress: Progress) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,9 +171,9 @@ def _run(ready: Ready, registry: Registry, sink: Sink) -> Tuned | None:
     with workplace(ready.name, ready.lineage, registry, sink.note, group) as place:
         place.check(resume=asked.resume, restart=asked.restart)
         group.wait()
-        built = build(ready.subject, ready.learning, ready.recipe, ready.layout, ready.adapter,
-                      group)  # fmt: skip
         known = load(place.checkpoint) if asked.resume else None
+        built = build(ready.subject, ready.learning, ready.recipe, ready.layout, ready.adapter,
+                      group, known.precision if known else None)  # fmt: skip
         add_reference(built, sink.progress, known.reference if known else None)
         sampler = Sampler(ready, built, place, sink) if ready.recipe.sample_every else None
         with watcher_for(ready.name, sink, sampler, group) as watcher:
@@ -190,28 +190,21 @@ def _show(done: Tuned, ready: Ready, registry: Registry, sink: Sink) -> None:
     whatever becomes of the merge."""
     from localllm.finetune.view import tuned_view
 
-    lost: GateFailed | None = None
-    if ready.recipe.merge is not None and not _is_merged(done, ready, registry):
-        from localllm.finetune.merging import merge_result
+    failed: GateFailed | None = None
+    if ready.recipe.merge is not None:
+        from localllm.finetune.merging import is_merged, lost, merge_result
 
         try:
-            done = merge_result(done, ready, registry, sink)
-        except GateFailed as error:
-            lost = error
+            if not is_merged(done, ready.recipe, registry):
+                done = merge_result(done, ready, registry, sink)
+            failed = lost(done)
+        except GateFailed as error:  # nothing was made; an earlier merge is not the answer
+            done, failed = replace(done, merged=None), error
     if ready.asked.report is not None:
         from localllm.finetune.report import write_report
 
         write_report(done, ready.asked.report)
-    sink.show(done, tuned_view, ok=lost is None, error=lost)
-
-
-def _is_merged(done: Tuned, ready: Ready, registry: Registry) -> bool:
-    """Whether the merge that is wanted was made and is still there."""
-    found = done.merged
-    wanted = (ready.recipe.merge or "").upper()
-    if found is None or wanted not in (str(found["type"]).upper(), "AUTO"):
-        return False
-    return any(model.name == found["name"] for model in registry.models())
+    sink.show(done, tuned_view, ok=failed is None, error=failed)
 
 
 def _show_dry_run(ready: Ready, sink: Sink) -> None:

@@ -6,6 +6,7 @@ packs of the first steps give the speed. What the run then takes is those, times
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,19 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from localllm.finetune.building import add_reference, build
 from localllm.finetune.data.report import DataReport
+from localllm.finetune.outcome.judge import MOST_JUDGED
 from localllm.finetune.plan import Layout, MemoryNeed
 from localllm.finetune.training.batches import Batches, Pack, pack
 from localllm.finetune.training.memory import PeakMemory
-from localllm.finetune.training.task import on_device, planned_steps
+from localllm.finetune.training.objectives import DirectPreference
+from localllm.finetune.training.task import evaluation_pace, planned_steps
 
 if TYPE_CHECKING:
     from localllm.finetune.building import Built
+    from localllm.finetune.recipe import Recipe
     from localllm.finetune.run import Ready
     from localllm.ui import Progress
 
 _TRIAL_S = 20.0  # of measuring: then what was seen has to do
 _LEAST_PACKS = 2
-_EVALS = 11
 _MARGIN = 0.1  # memory that a long run takes beyond a short one (the allocator's holes)
 
 
@@ -69,11 +72,8 @@ def try_run(ready: Ready, progress: Progress) -> DryRun:
         speed, _tokens = _measured(built, ready, progress)
     n_steps = planned_steps(ready.recipe, len(ready.learning.train))
     batches = _batches(built, ready)
-    per_epoch = sum(batches.sizes)
-    per_step = per_epoch / batches.steps_per_epoch
-    # evaluations compute no gradients: about a third of a step's work
-    evals = _evaluations(ready, n_steps) * _held_out_tokens(built) / 3
-    training_s = (n_steps * per_step + evals) / speed
+    per_step = sum(batches.sizes) / batches.steps_per_epoch
+    training_s = (n_steps * per_step + _measuring(built, ready.recipe, n_steps) / 3) / speed
     judging_s = _judging_s(ready, built, speed)
     return DryRun(
         name=ready.name,
@@ -107,10 +107,12 @@ def _batches(built: Built, ready: Ready) -> Batches:
 
 def _few_references(built: Built, progress: Progress) -> None:
     """DPO wants the log-probabilities before; zeros do for measuring."""
-    reference = getattr(built.task.objective, "reference", None)
-    if reference is None:
-        return
-    add_reference(built, progress, dict.fromkeys(range(_n_items(built)), (0.0, 0.0)))
+    if _has_reference(built):
+        add_reference(built, progress, dict.fromkeys(range(_n_items(built)), (0.0, 0.0)))
+
+
+def _has_reference(built: Built) -> bool:
+    return isinstance(built.task.objective, DirectPreference)
 
 
 def _n_items(built: Built) -> int:
@@ -147,25 +149,36 @@ def _packs(batches: Batches) -> Iterator[Pack]:
 
 def _compute(built: Built, one: Pack) -> None:
     task = built.task
-    here = on_device(one, task.device)
-    total, _ = task.objective.total(task.scorer.losses(here), here)
+    total, _ = task.objective.total(task.scorer.losses(one), one)
     (total / max(1, task.objective.count(one))).backward()  # type: ignore[no-untyped-call]
 
 
-def _evaluations(ready: Ready, n_steps: int) -> int:
-    every = ready.recipe.eval_every
-    return _EVALS if every is None else n_steps // every + 1
+def _measuring(built: Built, recipe: Recipe, n_steps: int) -> int:
+    """Tokens computed without gradients, which is about a third of a step's work: evaluations,
+    and for DPO everything once before."""
+    items = built.task.train
+    held_out = _held_out_tokens(built)
+    found = _evaluations(recipe, n_steps) * held_out
+    if _has_reference(built):
+        found += sum(Batches(items, len(items), built.task.pack_tokens, 0).sizes) + held_out
+    return found
 
 
-def _held_out_tokens(built: Built) -> int:
+def _evaluations(recipe: Recipe, n_steps: int) -> int:
+    """Before the first step, at every so many, and after the last one whatever it is."""
+    return 1 + math.ceil(n_steps / evaluation_pace(recipe, n_steps))
+
+
+def _held_out_tokens(built: Built, most: int | None = None) -> int:
     items = built.task.held_out
     if not len(items):
         return 0
-    return sum(Batches(items, len(items), built.task.pack_tokens, 0).sizes)
+    return sum(Batches(items, len(items), built.task.pack_tokens, 0).sizes[:most])
 
 
 def _judging_s(ready: Ready, built: Built, speed: float) -> float:
     """llama.cpp without and with the adapter: forward alone, about three times as fast as
     training computes; answers about as fast as reading, token by token."""
     sampled = 2 * ready.recipe.samples * ready.recipe.sample_tokens
-    return 2 * _held_out_tokens(built) / (3 * speed) + sampled / max(speed / 10, 1.0) + 2.0
+    judged = _held_out_tokens(built, MOST_JUDGED)
+    return 2 * judged / (3 * speed) + sampled / max(speed / 10, 1.0) + 2.0

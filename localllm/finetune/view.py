@@ -18,7 +18,7 @@ from localllm.ui import (
     View,
 )
 from localllm.ui.figure import Axis, LinePlot, Point, Series
-from localllm.ui.view import AnyCell, Part, Toned
+from localllm.ui.view import AnyCell, Part, Tone, Toned
 
 _STOPPED = {"done": "all steps", "early": "no better any more"}
 
@@ -96,14 +96,17 @@ def _merged(done: Tuned) -> str | None:
 def _judged(done: Tuned) -> Table:
     assert done.judged is not None
     before, after = done.judged.before, done.judged.after
-    tone = "good" if after.loss < before.loss else "bad"
+    tone: Tone = "good" if done.judged.is_better else "bad"
+    chosen, now = done.judged.preferred_before, done.judged.preferred_after
+    is_pairs = chosen is not None and now is not None
+    loss: AnyCell = after.loss if is_pairs else Toned(after.loss, tone)
     rows: list[list[AnyCell]] = [
-        ["loss (nats a token)", before.loss, Toned(after.loss, tone)],  # type: ignore[arg-type]
+        ["loss (nats a token)", before.loss, loss],
         ["perplexity", before.perplexity, after.perplexity],
     ]
-    if done.judged.preferred_before is not None and done.judged.preferred_after is not None:
-        rows.append(["prefers the chosen answer", Percent(done.judged.preferred_before),
-                     Percent(done.judged.preferred_after)])  # fmt: skip
+    if chosen is not None and now is not None:
+        share = Toned(Percent(now), tone)
+        rows.append(["prefers the chosen answer", Percent(chosen), share])
     return Table(["", "before", "after"], rows)
 
 

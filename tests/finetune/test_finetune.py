@@ -236,6 +236,49 @@ def test_progress_for_programs_and_a_page(
     assert "Loss" in text
 
 
+def test_a_gpu_that_torch_sees_is_left_alone(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert tune("--steps", 1, "--name", "t:cpu", "--samples", 0).exit_code == 0
+
+
+def test_ones_own_prompts_are_asked_as_chat_asks(
+    tune: Tune, cli: Callable[..., Done], tiny_gguf: Path
+) -> None:
+    done = tune("--steps", 1, "--name", "t:asked", "--system", "Speak as a sailor.",
+                "--sample-prompt", "the red cat")  # fmt: skip
+    assert done.exit_code == 0, done
+    prompt = done.data["samples"][0]["prompt"]
+    assert "system\nSpeak as a sailor.<|im_end|>" in prompt
+    assert "user\nthe red cat<|im_end|>" in prompt
+    assert prompt.endswith("assistant\n")
+
+
+def test_ones_own_prompts_have_the_presets_system_and_thinking(tiny_gguf: Path) -> None:
+    from dataclasses import replace
+
+    from localllm.finetune.recipe import Recipe
+    from localllm.finetune.sampling import own_prompts
+    from localllm.library.describe import loose_model
+
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}"
+        "<think></think>{% endif %}{% endif %}"
+    )
+    extras = {"system": "Be brief.", "chat_template": template}
+    model = replace(loose_model(tiny_gguf), extras=extras)
+    recipe = Recipe(sample_prompt=("hello",), thinking="off")
+    with Engine.load(tiny_gguf, LoadOptions(vocab_only=True)) as engine:
+        ids = own_prompts(model, recipe, as_text=False)[0]
+        raw = own_prompts(model, recipe, as_text=True)[0]
+        text = engine.tokenizer.decode(ids, special=True)
+        assert text.endswith("assistant\n<think></think>")
+        assert "Be brief." in text
+        assert engine.tokenizer.decode(raw).strip() == "hello"
+
+
 def test_chat_by_the_adapters_name_is_its_base_with_it_attached(
     tune: Tune, cli: Callable[..., Done], tiny_gguf: Path
 ) -> None:
@@ -280,8 +323,10 @@ def test_tune_merge_quantize_and_verify_in_one_go(
     assert registry.resolve(merged["name"]).file_type == "Q6_K"
     # the base's own type would put the weights back where they were
     lost = tune(*options, "--merge", "Q4_K_M", base=base)
-    assert lost.exit_code in (0, 5), lost
+    assert lost.exit_code == 5, lost
     assert lost.data["reused"] is True  # not tuned again
+    assert lost.data["merged"] is None  # the one of before is not what was asked for
+    assert tune(*options, "--merge", "Q4_K_M", base=base).exit_code == 5
     assert tune("--steps", 1, "--method", "full", "--merge", "F16").exit_code == 2
 
 

@@ -62,6 +62,36 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, named: str)
         merged(read_recipe(path), {})
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"alpha": 0}, "--alpha 0 "),
+        ({"method": "full", "adapter": "a"}, "--method full cannot go on"),
+        ({"method": "dora", "adapter": "a"}, "--method dora cannot go on"),
+        ({"method": "dora", "sample_every": 5}, "--sample-every"),
+        ({"method": "full", "sample_every": 5}, "--sample-every"),
+        ({"patience": 2, "held_out": "0"}, "--patience"),
+        ({"patience": 2, "held_out": "0%"}, "--patience"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(given: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageProblem, match=named):
+        merged({}, given)
+
+
+def test_what_goes_together_is_not_refused() -> None:
+    assert merged({}, {"method": "rslora", "adapter": "a", "sample_every": 5}).sample_every == 5
+    assert merged({}, {"patience": 2, "held_out": "3"}).patience == 2
+    assert merged({}, {"method": "full", "sample_every": 0}).method == "full"
+
+
+def test_the_readme_counts_the_architectures() -> None:
+    from localllm.finetune.model import families
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert f"Text models of {len(families())} architectures" in readme
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileGone):
         read_recipe(tmp_path / "no.toml")

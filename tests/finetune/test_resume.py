@@ -102,6 +102,83 @@ def test_ctrl_c_keeps_the_last_finished_step(
     assert [step for step, _ in resumed.data["losses"]] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("at", [1, 2, 3], ids=["step 2", "step 4", "the last step"])
+def test_an_evaluation_that_was_stopped_is_made_when_one_goes_on(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    from localllm.finetune.training import trainer
+
+    whole = tune(*OPTIONS, "--name", "t:whole")
+    real, calls = trainer.evaluate, []
+
+    def stopped(task: object, group: object, check: Callable[[], None]) -> object:
+        calls.append(1)
+        if len(calls) == at + 1:
+            signal.raise_signal(signal.SIGINT)
+        return real(task, group, check)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate", stopped)
+        done = tune(*OPTIONS)
+    assert done.exit_code == 130, done
+    assert f"after step {2 * at} of 6" in done.json["error"]["message"]
+    resumed = tune(*OPTIONS, "--resume")
+    assert resumed.exit_code == 0, resumed
+    assert resumed.data["held_out"] == whole.data["held_out"]
+    assert [step for step, _ in resumed.data["held_out"]] == [0, 2, 4, 6]
+    assert losses(resumed) == losses(whole)
+    assert resumed.data["learned"]["kept_step"] == whole.data["learned"]["kept_step"]
+    assert resumed.data["judged"] == whole.data["judged"]
+
+
+def test_going_on_stays_with_the_precision_it_was_begun_in(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from localllm.finetune import building
+    from localllm.finetune.training.precision import PrecisionTrial
+
+    monkeypatch.setattr(building, "try_precisions", lambda *a: PrecisionTrial(1.0, 9.0))
+    auto = [*OPTIONS, "--precision", "auto"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, KeyboardInterrupt())
+        assert tune(*auto).exit_code == 130
+    monkeypatch.setattr(building, "try_precisions", lambda *a: PrecisionTrial(9.0, 1.0))
+    resumed = tune(*auto, "--resume")
+    assert resumed.exit_code == 0, resumed
+    assert resumed.data["learned"]["precision"] == "bf16"
+    assert tune(*auto, "--name", "t:new").data["learned"]["precision"] == "f32"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, KeyboardInterrupt())
+        assert tune(*auto, "--name", "t:named").exit_code == 130
+    named = tune(*OPTIONS, "--precision", "bf16", "--name", "t:named", "--resume")
+    assert named.data["learned"]["precision"] == "bf16"  # what is named wins
+
+
+@pytest.mark.parametrize(("votes", "wanted"), [(2.0, "bf16"), (1.0, "f32"), (0.0, "f32")])
+def test_several_processes_compute_in_one_precision(
+    monkeypatch: pytest.MonkeyPatch, votes: float, wanted: str
+) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from localllm.finetune import building
+    from localllm.finetune.recipe import Recipe
+    from localllm.finetune.training.group import Group
+    from localllm.finetune.training.precision import PrecisionTrial
+
+    class Two(Group):
+        def sum_number(self, value: float) -> float:
+            assert value == bool(votes)
+            return votes
+
+    monkeypatch.setattr(
+        building, "try_precisions", lambda *a: PrecisionTrial(1.0, 9.0 if votes else 1.0)
+    )
+    subject: Any = SimpleNamespace(base=SimpleNamespace(sizes=SimpleNamespace(n_embd=8, n_ff=8)))
+    found, _ = building._precision(Recipe(), subject, Two(0, 2), None)
+    assert found == wanted
+
+
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
     tune: Tune, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,9 @@ def split(
 
     Chosen by what rows say and `seed` alone: the order of rows and how many others there are of
     a kind do not matter, and rows that say the same are never on both sides, nor are the parts
-    of one row. As whole rows are taken, it can be a little less or, for want of smaller ones,
-    more than was asked. At least one group is always left to train on.
+    of one row. Only chunks of fewer than 20 documents are each chosen alone, or there would be
+    none to hold back. As whole rows are taken, it can be a little less or, for want of smaller
+    ones, more than was asked. At least one group is always left to train on.
     Raises UsageProblem for a fraction that is none.
     """
     n = len(prepared)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         families,
         load_causal,
     )
-    from localllm.finetune.model.quantized import weight_rows
     from localllm.finetune.model.save import save_gguf
     from localllm.finetune.model.scratch import write_scratch
 
@@ -42,7 +41,6 @@ __all__ = [
     "load_causal",
     "read_adapter",
     "save_gguf",
-    "weight_rows",
     "write_scratch",
 ]
 
@@ -50,7 +48,6 @@ _HOMES = {
     "adapter": ("AdapterFile", "LoraPair", "adapter_gguf", "effective_scale", "read_adapter"),
     "fold": ("fold_lora",),
     "loaded": ("DTYPES", "LoadedModel", "check_source", "families", "load_causal"),
-    "quantized": ("weight_rows",),
     "save": ("save_gguf",),
     "scratch": ("write_scratch",),
 }

@@ -80,7 +80,6 @@ def load_causal(
     dtype: str = "float32",
     frozen: Frozen = "dense",
     trainable: Trainable = "none",
-    device: str = "cpu",
 ) -> LoadedModel:
     """The model in a GGUF (any shard of a split one) or a folder of safetensors.
 
@@ -99,7 +98,7 @@ def load_causal(
     if trainable == "all" and frozen == "quantized":
         raise UsageProblem("quantized weights cannot be trained", "load them as numbers (dense)")
     if path.is_dir():
-        return _from_folder(path, dtype, frozen, trainable, device)
+        return _from_folder(path, dtype, frozen, trainable)
     if not path.exists() and path.suffix != ".gguf":
         raise FileGone(f"{path} does not exist")
     model = read_model(path)
@@ -111,7 +110,7 @@ def load_causal(
         divisor=plan.divisor,
     )  # fmt: skip
     return _loaded(module, plan.family, path, plan.sizes, plan.slots, weights, frozen,
-                   trainable, device)  # fmt: skip
+                   trainable)  # fmt: skip
 
 
 def eager(plan: Plan) -> bool:
@@ -119,9 +118,7 @@ def eager(plan: Plan) -> bool:
     return plan.family.eager
 
 
-def _from_folder(
-    path: Path, dtype: str, frozen: Frozen, trainable: Trainable, device: str
-) -> LoadedModel:
+def _from_folder(path: Path, dtype: str, frozen: Frozen, trainable: Trainable) -> LoadedModel:
     found = read_safetensors_folder(path)
     family = _folder_family(found)
     weights = safetensors_weights(found)
@@ -145,7 +142,7 @@ def _from_folder(
         str(found.model_type), config, slots, weights,
         build.Way(dtype, frozen, family.eager, hf_names=True),
     )  # fmt: skip
-    return _loaded(module, family, path, sizes, slots, weights, frozen, trainable, device)
+    return _loaded(module, family, path, sizes, slots, weights, frozen, trainable)
 
 
 def _folder_family(found: SafetensorsModel) -> Family:
@@ -177,13 +174,9 @@ def _loaded(
     weights: Weights,
     frozen: Frozen,
     trainable: Trainable,
-    device: str,
 ) -> LoadedModel:
     module.requires_grad_(trainable == "all")
     module.train(False)
-    if device != "cpu":
-        moving: Any = module
-        moving.to(device)
     return LoadedModel(
         module=module,
         arch=family.arch,

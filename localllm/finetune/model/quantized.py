@@ -148,14 +148,3 @@ class QuantizedEmbedding(nn.Embedding):
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.rows.stored.type.name}"
-
-
-def weight_rows(layer: nn.Module, start: int, stop: int) -> torch.Tensor:
-    """Rows `start` to `stop` of a linear layer's or an embedding's weight, dense or quantized:
-    what a loss in chunks asks the output layer for. Dense rows are a view."""
-    rows = getattr(layer, "rows", None)
-    if isinstance(rows, FrozenRows):
-        return rows.take(start, stop)
-    weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight[start:stop]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from localllm.errors import DamagedFile, GateFailed, TrainingFailed
-from localllm.finetune.outcome.judge import Engine, Judged
+from localllm.finetune.outcome.judge import GAIN, KEPT, MOST_JUDGED, Engine, Judged
 from localllm.finetune.outcome.result import (
     KIND,
     BeforeAfter,
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from localllm.finetune.workplace import Workplace
     from localllm.registry import Model, Registry
     from localllm.ui import Sink
-
-_MOST_JUDGED = 200  # examples: llama.cpp scores some hundred tokens a second on a laptop
-_GAIN = 0.05  # nats: below, nothing was learned that could be lost
-_KEPT = 0.5
 
 
 def finish(
@@ -83,7 +79,7 @@ def finish(
     )
     registry.record(model, KIND, done.figures())
     place.clear()
-    if judged is not None and judged.after.loss >= judged.before.loss:
+    if judged is not None and not judged.is_better:
         sink.warn(
             f"on the held-out examples it is no better than {done.base}: "
             "more or other data, a higher --lr, or more --epochs"
@@ -96,16 +92,17 @@ def judge(
 ) -> tuple[BeforeAfter | None, tuple[SamplePair, ...]]:
     """The held-out examples and sample answers, of the base and of what was made."""
     learning, recipe = ready.learning, ready.recipe
-    items = [learning.held_out[i] for i in range(min(_MOST_JUDGED, len(learning.held_out)))]
+    items = [learning.held_out[i] for i in range(min(MOST_JUDGED, len(learning.held_out)))]
     sides = [[item[0] for item in items]]
     if learning.prepared.is_pairs:
         sides.append([item[1] for item in items])
-    longest = max((len(one) for side in sides for one in side), default=0)
+    prompts = sample_prompts(ready) if recipe.samples else []
+    lengths = [len(one) for side in sides for one in side] + [len(one) for one in prompts]
+    longest = max(lengths, default=0)
     n_ctx = max(longest, ready.layout.pack_tokens) + recipe.sample_tokens + 8
     n_tokens = 2 * sum(len(one) for side in sides for one in side)
     with sink.progress.steps("judged by llama.cpp", n_tokens or None) as advance:
         with Engine(ready.subject.model.path, n_ctx, threads=ready.threads) as engine:
-            prompts = sample_prompts(ready, engine) if recipe.samples else []
             before = [engine.judge(side, advance) for side in sides] if items else []
             said = list(engine.answers(prompts, recipe.sample_tokens))
             if is_adapter:
@@ -147,7 +144,7 @@ def _check(trained: Trained, judged: BeforeAfter | None) -> None:
         return
     gain = trained.loss_before - trained.loss_after
     seen = judged.before.loss - judged.after.loss
-    if gain > _GAIN and seen < _KEPT * gain:
+    if gain > GAIN and seen < KEPT * gain:
         raise GateFailed(
             f"training lowered the held-out loss by {gain:.3f}, and llama.cpp sees {seen:.3f} of "
             "it: the result was thrown away",

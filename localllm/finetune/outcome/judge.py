@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from localllm.engine.quality_chunks import Chunk
     from localllm.finetune.data import Example
 
+MOST_JUDGED = 200  # examples: llama.cpp scores some hundred tokens a second on a laptop
+GAIN = 0.05  # nats: below, nothing was learned that could be lost
+KEPT = 0.5  # the share of the gain that has to be there
 _N_BATCH = 512
 
 
@@ -51,16 +54,19 @@ class Sample:
 class Engine(Closing):
     """A GGUF loaded to score and to answer, with or without an adapter."""
 
-    def __init__(self, path: Path, n_ctx: int, *, threads: int | None, force: bool = False) -> None:
-        """`n_ctx` is the longest example with its answer, in tokens. Raises what `open_model`
-        raises."""
+    def __init__(self, path: Path, n_ctx: int, *, threads: int | None) -> None:
+        """`n_ctx` is the longest example with its answer, in tokens.
+
+        It is tried whether or not it seems to fit: torch holds memory that it has no more use
+        for, and hours of training are not to end in a refusal. Raises what `open_model` raises.
+        """
         from localllm.engine.options import ContextOptions
 
         options = PlanOptions(
             n_ctx=max(256, n_ctx), n_parallel=1, n_batch=_N_BATCH, n_ubatch=_N_BATCH
         )
         context = ContextOptions(n_threads=threads or 0)
-        self.opened: Opened = open_model(path, options, force=force, context=context)
+        self.opened: Opened = open_model(path, options, force=True, context=context)
 
     def close(self) -> None:
         self.opened.close()
@@ -105,18 +111,6 @@ class Engine(Closing):
             stream = session.stream(prompt, Sampling(temperature=0.0, max_tokens=max_tokens))
             text = "".join(piece.text for piece in stream)
             yield Sample(tokenizer.decode(prompt), text)
-
-    def tokens_of(self, text: str, template: str | None) -> list[int]:
-        """A prompt of the user's own: one user message in the template that was trained with,
-        or as it stands where there is none."""
-        from localllm.engine.template import ChatTemplate, encode_prompt
-        from localllm.generation import Message
-
-        tokenizer = self.opened.model.tokenizer
-        if template is None:
-            return encode_prompt(tokenizer, text)
-        rendered = ChatTemplate.of(self.opened.model, template).render([Message("user", text)])
-        return encode_prompt(tokenizer, rendered.text)
 
 
 def prompt_of(example: Example) -> list[int]:

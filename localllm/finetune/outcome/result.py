@@ -27,6 +27,14 @@ class BeforeAfter:
     preferred_before: float | None = None
     preferred_after: float | None = None
 
+    @property
+    def is_better(self) -> bool:
+        """Of preferences: more pairs are the right way round, or all are; the chosen answers
+        themselves often get less likely. Else: a lower loss."""
+        if self.preferred_before is not None and self.preferred_after is not None:
+            return self.preferred_after > self.preferred_before or self.preferred_after == 1.0
+        return self.after.loss < self.before.loss
+
 
 @dataclass(frozen=True)
 class SamplePair:

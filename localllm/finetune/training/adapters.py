@@ -13,7 +13,7 @@ are exactly what a GGUF adapter holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from localllm.errors import UsageProblem
-
-# What the parts of a layer are called in transformers' models. Fused layers stand for each part.
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
-FEED_FORWARD = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "c_fc", "c_proj")
-_FUSED = {
-    "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj",
-}  # fmt: skip
-GROUPS = {"all": (*ATTENTION, *FEED_FORWARD), "attention": ATTENTION, "mlp": FEED_FORWARD}
+from localllm.finetune.training.targets import meant
 
 
 @dataclass(frozen=True)
@@ -145,37 +137,6 @@ class Adapters:
     layers: Mapping[str, AdaptedLinear]
     options: AdapterOptions
 
-    @property
-    def n_params(self) -> int:
-        return sum(p.numel() for p in self.parameters())
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        for layer in self.layers.values():
-            yield layer.a
-            yield layer.b
-            if layer.magnitude is not None:
-                yield layer.magnitude
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of everything learned, on the CPU."""
-        found = {}
-        for name, layer in self.layers.items():
-            found[f"{name}.a"] = layer.a.detach().cpu().clone()
-            found[f"{name}.b"] = layer.b.detach().cpu().clone()
-            if layer.magnitude is not None:
-                found[f"{name}.magnitude"] = layer.magnitude.detach().cpu().clone()
-        return found
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                layer.a.copy_(state[f"{name}.a"])
-                layer.b.copy_(state[f"{name}.b"])
-                if layer.magnitude is not None:
-                    layer.magnitude.copy_(state[f"{name}.magnitude"])
-        self.changed()
-
     def changed(self) -> None:
         for layer in self.layers.values():
             if layer.magnitude is not None:
@@ -214,13 +175,13 @@ def target_names(module: nn.Module, targets: Sequence[str]) -> tuple[str, ...]:
     known = {name.rpartition(".")[2] for name in linear}
     chosen: set[str] = set()
     for target in targets:
-        parts = {_FUSED.get(p, p) if p not in known else p for p in GROUPS.get(target, (target,))}
-        if not parts & known:
+        parts = meant(target, known)
+        if not parts:
             raise UsageProblem(
                 f"the model has no layer {target!r} to tune",
                 f"--targets all, or of {', '.join(sorted(known))}",
             )
-        chosen |= parts & known
+        chosen |= parts
     return tuple(name for name in linear if name.rpartition(".")[2] in chosen)
 
 

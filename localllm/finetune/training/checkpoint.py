@@ -29,6 +29,7 @@ class Checkpoint:
     best_step: int
     waited: int  # evaluations since the best one
     reference: Mapping[int, tuple[float, float]]
+    precision: str | None = None  # that was computed in
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -25,8 +25,7 @@ class Scorer:
 
     def losses(self, pack: Pack) -> Tensor:
         """Negative log-likelihood [n] of the pack's targets, in nats, differentiable."""
-        kind = pack.ids.device.type
-        with torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32):
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
             out = self.body(
                 input_ids=pack.ids,
                 position_ids=pack.positions,
@@ -57,7 +56,7 @@ class QuantizedBlocks:
     """The rows of a layer that stays in its file's bytes: made into numbers block by block."""
 
     stored: FrozenRows
-    like: Tensor  # of the type and on the device that is computed in
+    like: Tensor  # of the type that is computed in
 
     @property
     def n_rows(self) -> int:

@@ -7,8 +7,9 @@ what one process would have computed, but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,15 @@ class Group:
         dist.all_reduce(total)
         return float(total)
 
+    def sum_each(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Each key's sum. A process that had no packs has no keys, and takes part all the same."""
+        if self.size == 1:
+            return dict(values)
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, dict(values))
+        keys = dict.fromkeys(key for one in found for key in one)
+        return {key: sum(one.get(key, 0.0) for one in found) for key in keys}
+
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:
@@ -66,5 +76,5 @@ def join() -> Group:
     if size == 1:
         return ALONE
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("gloo")  # what is summed lies in the host's memory
     return Group(rank, size)

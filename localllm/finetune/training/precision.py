@@ -9,12 +9,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
-
-Precision = Literal["auto", "f32", "bf16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 # bf16 rounds activations to 8 bits of mantissa: it has to be worth it.
 _WORTH = 1.25
@@ -35,17 +32,17 @@ class PrecisionTrial:
 
 
 @cache
-def try_precisions(n_in: int, n_out: int, device: str = "cpu") -> PrecisionTrial:
+def try_precisions(n_in: int, n_out: int) -> PrecisionTrial:
     """Time a linear layer forward with its weights in f32, and as autocast runs it in bf16."""
-    speeds = [_gflops(n_in, n_out, device, kind) for kind in (torch.float32, torch.bfloat16)]
+    speeds = [_gflops(n_in, n_out, kind) for kind in (torch.float32, torch.bfloat16)]
     return PrecisionTrial(*speeds)
 
 
-def _gflops(n_in: int, n_out: int, device: str, kind: torch.dtype) -> float:
-    x = torch.randn(_ROWS, n_in, device=device)
-    weight = torch.randn(n_out, n_in, device=device)
+def _gflops(n_in: int, n_out: int, kind: torch.dtype) -> float:
+    x = torch.randn(_ROWS, n_in)
+    weight = torch.randn(n_out, n_in)
     times: list[float] = []
-    with torch.no_grad(), torch.autocast(device, kind, enabled=kind != torch.float32):
+    with torch.no_grad(), torch.autocast("cpu", kind, enabled=kind != torch.float32):
         torch.nn.functional.linear(x, weight)  # the first call prepares kernels
         end = time.perf_counter() + _TRIAL_S
         while len(times) < 3 or time.perf_counter() < end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from localllm.finetune.recipe import Recipe
 from localllm.finetune.training.adapters import Adapters
-from localllm.finetune.training.batches import Batches, Item, Pack
+from localllm.finetune.training.batches import Batches, Item
 from localllm.finetune.training.forward import Scorer
 from localllm.finetune.training.group import ALONE, Group
 from localllm.finetune.training.objectives import Objective
+
+_EVALS = 10  # a run, where nobody says how often
 
 
 class Place(Protocol):
@@ -41,7 +43,7 @@ class Task:
     held_out: Sequence[Item]
     pack_tokens: int
     data_digest: str
-    device: str = "cpu"
+    precision: str = "f32"  # what `scorer` computes in
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ def planned_steps(recipe: Recipe, n_items: int) -> int:
     return max(1, math.ceil(recipe.epochs * math.ceil(n_items / recipe.batch_size)))
 
 
+def evaluation_pace(recipe: Recipe, n_steps: int) -> int:
+    """Steps between evaluations: what `eval_every` says, else ten evaluations a run."""
+    return recipe.eval_every or max(1, n_steps // _EVALS)
+
+
 def evaluate(
     task: Task, group: Group = ALONE, check: Callable[[], None] = lambda: None
 ) -> tuple[float, dict[str, float]]:
@@ -82,22 +89,14 @@ def evaluate(
     with torch.no_grad():
         for pack in group.share(list(batches.whole())):
             check()
-            here = on_device(pack, task.device)
-            found, beside = task.objective.total(task.scorer.losses(here), here)
+            found, beside = task.objective.total(task.scorer.losses(pack), pack)
             total += float(found)
             count += task.objective.count(pack)
             for key, value in beside.items():
                 extra[key] = extra.get(key, 0.0) + value
     count = max(1, round(group.sum_number(count)))
+    extra = group.sum_each(extra)
     return group.sum_number(total) / count, {k: v / count for k, v in extra.items()}
-
-
-def on_device(pack: Pack, device: str) -> Pack:
-    """The pack where the model is."""
-    if device == "cpu":
-        return pack
-    names = ("ids", "positions", "rows", "targets", "owners")
-    return replace(pack, **{name: getattr(pack, name).to(device) for name in names})
 
 
 def optimizer_of(learned: Learned, recipe: Recipe) -> torch.optim.AdamW:

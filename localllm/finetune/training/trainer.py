@@ -30,12 +30,10 @@ from localllm.finetune.training.task import (
     Place,
     Task,
     evaluate,
-    on_device,
+    evaluation_pace,
     optimizer_of,
     planned_steps,
 )
-
-_EVALS = 10  # a run, where nobody says how often
 
 
 class Trainer:
@@ -64,14 +62,13 @@ class Trainer:
         is no number; the last good checkpoint is kept), DiskFull, and with `resume`
         UsageProblem where the checkpoint was begun otherwise.
         """
-        stopped: Stopped = "done"
         if resume:
             self._restore()
         with PeakMemory() as memory, StopFlag() as stop:
             self.watcher.begin(self.n_steps, self.done)
-            if not self.history.evals:
+            if self._owes_evaluation():
                 self._evaluate(stop)
-            while self.done < self.n_steps:
+            while self.done < self.n_steps and not self._has_waited():
                 self._step(memory, stop)
                 if self._is_due(self.recipe.sample_every):
                     self.watcher.sample(self.done)
@@ -79,11 +76,9 @@ class Trainer:
                     self._evaluate(stop)
                 if self._is_due(self.save_every):
                     self.save()
-                if self.recipe.patience and self.waited >= self.recipe.patience:
-                    stopped = "early"
-                    break
             peak = memory.peak_bytes
         kept = self._choose()
+        stopped: Stopped = "early" if self._has_waited() else "done"
         records = self.history.steps
         return Trained(
             steps=self.done,
@@ -99,7 +94,7 @@ class Trainer:
 
     @property
     def eval_every(self) -> int:
-        return self.recipe.eval_every or max(1, self.n_steps // _EVALS)
+        return evaluation_pace(self.recipe, self.n_steps)
 
     @property
     def save_every(self) -> int:
@@ -107,6 +102,14 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and (self.done % every == 0 or self.done == self.n_steps)
+
+    def _owes_evaluation(self) -> bool:
+        """Whether the one before the first step, or of a step that a run stopped at, is missing."""
+        evals = self.history.evals
+        return not evals or (evals[-1].step < self.done and self._is_due(self.eval_every))
+
+    def _has_waited(self) -> bool:
+        return self.recipe.patience is not None and self.waited >= self.recipe.patience
 
     # --- one step -------------------------------------------------------------------------
 
@@ -156,15 +159,14 @@ class Trainer:
         total, extra = 0.0, dict[str, float]()
         for pack in self.group.share(packs):
             self._check(stop)
-            here = on_device(pack, self.task.device)
-            found, beside = self.task.objective.total(self.task.scorer.losses(here), here)
+            found, beside = self.task.objective.total(self.task.scorer.losses(pack), pack)
             loss = found / count
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             for key, value in beside.items():
                 extra[key] = extra.get(key, 0.0) + value / count
         self._check(stop)
-        return self.group.sum_number(total), extra
+        return self.group.sum_number(total), self.group.sum_each(extra)
 
     def _clip(self) -> float:
         parameters = [p for p in self.task.learned.named.values() if p.grad is not None]
@@ -243,6 +245,7 @@ class Trainer:
             best_step=self.best_step,
             waited=self.waited,
             reference=dict(reference),
+            precision=self.task.precision,
         )
         disk.save(state, self.checkpoint_path)
         self.saved_step = self.done
