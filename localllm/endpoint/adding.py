@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from localllm.endpoints import Endpoint, EndpointGenerator, Key, Listed, RequestRefused, key_of
 from localllm.endpoints.endpoint import Kind
 from localllm.errors import SourceNotFound, UsageProblem
+from localllm.library.endpoints import check_online
 from localllm.registry import Registry
 from localllm.registry.endpoints import Endpoints
 
@@ -56,6 +57,7 @@ def add_endpoint(
                            "--model NAME")  # fmt: skip
     listed: Listed | None = None
     if check:
+        check_online(wanted)
         key = key_of(wanted.key)
         listed = _listed(wanted, key, warn)
         wanted = _completed(wanted, listed, kind_said)

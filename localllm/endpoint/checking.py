@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from localllm.endpoints import Endpoint, EndpointGenerator, RequestRefused, Wanted
 from localllm.generation import Message, Sampling
+from localllm.library.endpoints import check_online
 
 _QUESTION = "Say yes."
 
@@ -32,7 +33,8 @@ class Checked:
 
 
 def check_endpoint(endpoint: Endpoint, warn: Callable[[str], None]) -> Checked:
-    """Ask for the list and for one token. Raises what asking raises."""
+    """Ask for the list and for one token. Raises OfflineMode, and what asking raises."""
+    check_online(endpoint)
     with closing(EndpointGenerator(endpoint)) as asked:
         listed_s: float | None = None
         names: list[str] | None = None

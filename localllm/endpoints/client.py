@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -141,25 +141,23 @@ class EndpointClient:
             yield self._object(body.decode("utf-8", "replace"))
 
     async def _opened(self, wanted: Wanted, clock: _Clock) -> AsyncGenerator[httpx2.Response, None]:
-        """One answer that has begun; without what this server has refused before."""
+        """One answer that has begun; without what this server has refused before. That a field is
+        refused is known once the request is taken without it: a 400 may name it for another
+        reason."""
         body = body_of(self.endpoint, wanted)
+        without = set(self._without)
         while True:
-            sent = self._fitted(body)
+            sent = _fitted(body, without)
             try:
                 async with self._wire.ask("POST", wanted.path, sent, clock.first) as response:
+                    self._without |= without
                     yield response
                     return
             except RequestRefused as error:
                 named = next((n for n in _DOUBTFUL if n in sent and n in error.message), None)
                 if error.status not in (400, 422) or named is None:
                     raise
-                self._without.add(named)
-
-    def _fitted(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        sent = {name: value for name, value in body.items() if name not in self._without}
-        if "max_tokens" in self._without and "max_tokens" in body:
-            sent["max_completion_tokens"] = body["max_tokens"]  # OpenAI's newer models
-        return sent
+                without.add(named)
 
     async def _events(
         self, response: httpx2.Response, reading: Reading, clock: _Clock
@@ -259,6 +257,13 @@ class _Clock:
         patience, now = endpoint.patience, asyncio.get_running_loop().time()
         total_s = min(patience.total_s, math.inf if deadline_s is None else deadline_s)
         return cls(min(now + patience.first_s, now + total_s), now + total_s, total_s)
+
+
+def _fitted(body: Mapping[str, Any], without: Set[str]) -> dict[str, Any]:
+    sent = {name: value for name, value in body.items() if name not in without}
+    if "max_tokens" in without and "max_tokens" in body:
+        sent["max_completion_tokens"] = body["max_tokens"]  # OpenAI's newer models
+    return sent
 
 
 def _error_in(chunk: Mapping[str, Any]) -> Mapping[str, Any] | None:

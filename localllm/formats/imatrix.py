@@ -41,6 +41,16 @@ class Entry:
     squares: NDArray[np.float32]
     counts: NDArray[np.int64]
 
+    def mean(self, legacy: bool) -> NDArray[np.float32]:
+        """Sums over counts, as llama-quantize takes them. Without a count: all ones (GGUF), the
+        sums (`legacy`, a .dat)."""
+        import numpy as np
+
+        counts = self.counts.astype(np.float32).reshape(-1, 1)
+        rows = self.squares.reshape(counts.size, -1)
+        silent = rows if legacy else np.ones_like(rows)
+        return np.where(counts > 0, rows / np.where(counts > 0, counts, 1), silent).ravel()
+
 
 @dataclass(frozen=True, eq=False)
 class Imatrix:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm import __version__
-from localllm.errors import DiskFull
 from localllm.library.conversion_needs import estimated_bytes
 from localllm.library.conversion_subject import Subject
 from localllm.library.derive import (
@@ -20,10 +19,11 @@ from localllm.library.derive import (
     existing,
     parent_of,
     register_derived,
+    require_room,
 )
 from localllm.library.lineage import lineage_metadata
 from localllm.registry import Lineage, Model, Registry
-from localllm.ui import Bytes, Progress
+from localllm.ui import Progress
 
 if TYPE_CHECKING:
     from localllm.formats.convert import Converter, OutType
@@ -81,7 +81,7 @@ def convert(
             return _converted(model, name, subject, request, model.size_bytes, reused=True)
         made = registry.partial(key, name.replace("/", "-"))
         made.unlink(missing_ok=True)
-        require_room(made.parent, needed)
+        require_room(made.parent, needed, "the converted model needs about")
         try:
             elapsed_s = run(subject, request, converter, lineage, made, progress)
             with progress.bytes("checksum", made.stat().st_size) as advance:
@@ -162,16 +162,6 @@ def made_before(model: Model, registry: Registry, progress: Progress) -> Model |
         if whole and all(f.path.exists() for f in known.files):
             return known
     return None
-
-
-def require_room(folder: Path, needed: int) -> None:
-    """Raise DiskFull where about `needed` bytes do not fit."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DiskFull(
-            f"{folder} has {Bytes(free)} free, the converted model needs about {Bytes(needed)}",
-            "localllm prune, or set LOCALLLM_HOME to a larger disk",
-        )
 
 
 def lineage_of(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from localllm.errors import UsageProblem
+from localllm.errors import DiskFull, UsageProblem
 from localllm.library.describe import describe
 from localllm.refs import SCHEMES, FileRole, ModelRef
 from localllm.registry import Arrival, Lineage, Model, Registry, Staged
-from localllm.ui import Progress
+from localllm.ui import Bytes, Progress
 
 _BLOCK = 8 << 20
 # What repository names end in that says how a file is stored, not which model it is.
@@ -144,7 +145,7 @@ def existing(registry: Registry, name: str, lineage: Lineage) -> Model | None:
     the same with the same parameters and is still there."""
     called = re.compile(rf"{re.escape(name)}(?:-\d+)?", re.IGNORECASE)
     for model in registry.models():
-        if called.fullmatch(model.name) and _same(model.lineage, lineage):
+        if called.fullmatch(model.name) and same_lineage(model.lineage, lineage):
             return model if all(f.path.exists() for f in model.files) else None
     return None
 
@@ -152,12 +153,23 @@ def existing(registry: Registry, name: str, lineage: Lineage) -> Model | None:
 def _free(registry: Registry, name: str, lineage: Lineage) -> str:
     taken = {m.name.casefold(): m for m in registry.models()}
     candidate, number = name, 2
-    while (known := taken.get(candidate.casefold())) and not _same(known.lineage, lineage):
+    while (known := taken.get(candidate.casefold())) and not same_lineage(known.lineage, lineage):
         candidate, number = f"{name}-{number}", number + 1
     return candidate
 
 
-def _same(a: Lineage | None, b: Lineage) -> bool:
+def require_room(folder: Path, needed: int, what: str = "the result needs") -> None:
+    """Raise DiskFull where `needed` bytes do not fit. `what` says who needs them."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskFull(
+            f"{folder} has {Bytes(free)} free, {what} {Bytes(needed)}",
+            "localllm prune, or set LOCALLLM_HOME to a larger disk",
+        )
+
+
+def same_lineage(a: Lineage | None, b: Lineage) -> bool:
+    """Whether what they tell of would be the same again."""
     return a is not None and (a.operation, a.parents, dict(a.parameters), dict(a.inputs)) == (
         b.operation,
         b.parents,

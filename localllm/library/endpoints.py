@@ -52,22 +52,15 @@ class FarEndpoint:
         """Raises AccessDenied for a key that is not there, MissingExtra, OfflineMode."""
         from localllm.endpoints import EndpointGenerator
 
-        self._check_online()
+        check_online(self.endpoint)
         return EndpointGenerator(self.endpoint)
 
     def client(self, lender: Lender | None = None) -> EndpointClient:
         """The same for an event loop."""
         from localllm.endpoints import EndpointClient, key_of
 
-        self._check_online()
+        check_online(self.endpoint)
         return EndpointClient(self.endpoint, key_of(self.endpoint.key))
-
-    def _check_online(self) -> None:
-        if config.load().offline and not self.endpoint.is_this_machine:
-            raise OfflineMode(
-                f"the network is switched off by a setting; {self.name} is on {self.endpoint.host}",
-                "unset LOCALLLM_OFFLINE and HF_HUB_OFFLINE",
-            )
 
 
 class EndpointKind:
@@ -84,6 +77,15 @@ class EndpointKind:
 
 
 ENDPOINTS = EndpointKind()
+
+
+def check_online(endpoint: Endpoint) -> None:
+    """Raise OfflineMode where a setting keeps from asking it."""
+    if config.load().offline and not endpoint.is_this_machine:
+        raise OfflineMode(
+            f"the network is switched off by a setting; {endpoint.name} is on {endpoint.host}",
+            "unset LOCALLLM_OFFLINE and HF_HUB_OFFLINE",
+        )
 
 
 def find_endpoint(name: str, registry: Registry) -> Endpoint:

@@ -28,7 +28,7 @@ def merge_command(
     keep_others: opt.KeepOthers = False,
     allow_loss: opt.AllowLoss = False,
     text: opt.Text = None,
-    chunks: opt.Chunks = 8,
+    chunks: opt.Chunks = None,
     no_loss: opt.NoLoss = False,
     kind: opt.Type = None,
     imatrix: opt.Imatrix = None,
@@ -66,6 +66,8 @@ def _merge_adapters(
     others = [flag for flag in wanted.flags if flag != "MODEL"]
     if others or wanted.config is not None:
         raise UsageProblem(f"{others[0] if others else '--config'} and --lora do not go together")
+    if wanted.seed is not None:
+        raise UsageProblem("an adapter is added as it is: --seed is of dare")
     if len(wanted.models) != 1:
         raise UsageProblem(
             f"--lora merges into one base, and {len(wanted.models)} models were given",

@@ -53,7 +53,8 @@ Base = Annotated[
     str | None,
     typer.Option(
         "--base", metavar="MODEL", rich_help_panel=_MODELS, autocompletion=complete_model,
-        help="What the models were tuned from; for slerp the end where t is 0 (the first).",
+        help="What the models were tuned from; for slerp the end where t is 0. For linear and "
+        "passthrough only whose metadata the result gets (default: the first).",
     ),
 ]  # fmt: skip
 Weight = Annotated[
@@ -110,9 +111,9 @@ Text = Annotated[
     ),
 ]  # fmt: skip
 Chunks = Annotated[
-    int,
+    int | None,
     typer.Option("--chunks", min=2, rich_help_panel=_CHECK,
-                 help="Contexts of 512 tokens that the loss is measured on."),
+                 help="Contexts of 512 tokens that the loss is measured on (8)."),
 ]  # fmt: skip
 NoLoss = Annotated[
     bool,
@@ -123,7 +124,8 @@ Type = Annotated[
     typer.Option(
         "--type", metavar="TYPE", rich_help_panel=_RESULT,
         help="Q6_K, Q8_0, F16 and so on. Default: for adapters the smallest type that keeps the "
-        "tuning, by measurement; for whole models the widest float among them, at least F16.",
+        "tuning, by measurement; for whole GGUF models the widest float among them, at least F16; "
+        "safetensors and layers that are only stacked keep their own.",
     ),
 ]  # fmt: skip
 Imatrix = Annotated[

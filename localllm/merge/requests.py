@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm.errors import DamagedFile, NotFound, UsageProblem
@@ -26,7 +26,7 @@ class Given:
     allow_loss: bool = False
     any_base: bool = False
     texts: tuple[Path, ...] = ()
-    chunks: int = 8
+    chunks: int | None = None
     no_loss: bool = False
     threads: int | None = None
 
@@ -36,7 +36,8 @@ class Given:
             if self.texts:
                 raise UsageProblem("--text measures the loss, which --no-loss leaves out")
             return None
-        return LossRequest(self.texts, self.chunks, self.threads)
+        own = LossRequest(self.texts, n_threads=self.threads)
+        return own if self.chunks is None else replace(own, n_chunks=self.chunks)
 
 
 def adapter_request(given: Given, base: Model, registry: Registry) -> AdapterRequest:

@@ -32,7 +32,10 @@ def adapters_view(made: MergedAdapters) -> View:
         )
     ]
     if made.reused:
-        return [*view, Note("already made")]
+        losses: list[Part] = []
+        if made.loss is not None:
+            losses = [Heading("Held-out loss"), _losses(made.loss)]
+        return [*view, *losses, Note("already made")]
     if len(made.tried) > 1:
         rows = [
             (t.type, Percent(t.survival.share or 0.0), Bytes(t.file_bytes),

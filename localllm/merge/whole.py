@@ -12,6 +12,7 @@ from typing import Any
 from localllm.errors import UsageProblem
 from localllm.library.find import find_model
 from localllm.library.merging.configfile import read_config
+from localllm.library.merging.methods import WITH_BASE
 from localllm.library.merging.models import MergedModels, ModelsRequest, merge_models
 from localllm.library.merging.spec import METHODS, Slice, Source, Spec, checked
 from localllm.merge.requests import Given, imatrix_of
@@ -58,14 +59,15 @@ def merge_whole(
     """Raises what `merge_models` raises, and UsageProblem for words that do not go together."""
     _check_beside(given)
     spec, beside = spec_of(wanted)
+    if wanted.seed is not None and not spec.method.startswith("dare"):
+        raise UsageProblem(f"{spec.method} chooses nothing at random: --seed is of dare")
     found = {name: _find(name, registry) for name in spec.models}
     kind = given.kind or _text(beside.get("type"), "type")
     name = given.name or _text(beside.get("name"), "name")
-    primary = found[spec.base or spec.slices[0].sources[0].model]
     request = ModelsRequest(
         type=kind,
         name=name,
-        imatrix=imatrix_of(given.imatrix, primary, registry),
+        imatrix=imatrix_of(given.imatrix, found[spec.primary], registry),
         allow_loss=given.allow_loss,
         n_threads=given.threads or 0,
         command=command_of(wanted, given, found),
@@ -113,13 +115,14 @@ def _slices(wanted: Wanted, method: str) -> tuple[Slice, ...]:
                 "localllm merge --method passthrough --layers A=0-16 --layers B=8-24",
             )
         return tuple(Slice((_ranged(text),)) for text in wanted.layers)
-    others = [name for name in wanted.models if name != wanted.base]
+    base = wanted.base if method in WITH_BASE else None  # elsewhere it is a model like the others
+    others = [name for name in wanted.models if name != base]
     weights = _each(wanted.weights, "--weight", others)
     densities = _each(wanted.densities, "--density", others)
     sources = []
     for name in wanted.models:
         own: dict[str, float] = {}
-        if name != wanted.base and method not in ("slerp", "passthrough"):
+        if name != base and method not in ("slerp", "passthrough"):
             own["weight"] = weights.get(name, 1.0)
         elif name in weights:
             raise UsageProblem(f"{method} has no --weight", "--t for slerp")
@@ -166,10 +169,10 @@ def command_of(wanted: Wanted, given: Given, found: Mapping[str, Model]) -> str:
     for flag, values in (
         ("--method", [wanted.method] if wanted.method else []),
         ("--base", [found[wanted.base].name] if wanted.base else []),
-        ("--weight", [f"{w:g}" for w in wanted.weights]),
-        ("--density", [f"{d:g}" for d in wanted.densities]),
-        ("--t", [] if wanted.t is None else [f"{wanted.t:g}"]),
-        ("--layers", list(wanted.layers)),
+        ("--weight", [repr(w) for w in wanted.weights]),
+        ("--density", [repr(d) for d in wanted.densities]),
+        ("--t", [] if wanted.t is None else [repr(wanted.t)]),
+        ("--layers", [_stacked(text, found) for text in wanted.layers]),
         ("--seed", [] if wanted.seed is None else [str(wanted.seed)]),
         ("--type", [given.kind] if given.kind else []),
         ("--imatrix", [Path(given.imatrix).name] if given.imatrix else []),
@@ -180,10 +183,18 @@ def command_of(wanted: Wanted, given: Given, found: Mapping[str, Model]) -> str:
     return shlex.join(words)
 
 
+def _stacked(text: str, found: Mapping[str, Model]) -> str:
+    source = _ranged(text)
+    return f"{found[source.model].name}={source.first}-{source.last}"
+
+
 def _check_beside(given: Given) -> None:
     for flag, on in (("--keep-others", given.keep_others), ("--any-base", given.any_base)):
         if on:
             raise UsageProblem(f"{flag} is of adapters: --lora")
+    for flag, on in (("--chunks", given.chunks is not None), ("--no-loss", given.no_loss)):
+        if on:
+            raise UsageProblem(f"{flag} is of the loss that --lora measures")
     if given.texts:
         raise UsageProblem(
             "--text measures what an adapter gained", "localllm quality NAME --text FILE"

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from localllm.engine.ftypes import ftype
-from localllm.errors import DiskFull
 from localllm.library.conversion import ConvertRequest, lineage_of, made_before, run
 from localllm.library.conversion_needs import estimated_bytes
 from localllm.library.conversion_subject import Subject, find_subject
+from localllm.library.derive import require_room
 from localllm.quantize.source import Source, open_source, source_of
 from localllm.registry import Model, Registry
 from localllm.ui import Bytes, Sink
@@ -67,12 +67,8 @@ def _check_room(
         f"{subject.model.name} is converted first: about {Bytes(between)} in between, about "
         f"{Bytes(results)} for the result, {Bytes(free)} free"
     )
-    if free < between + results:
-        raise DiskFull(
-            f"{folder} has {Bytes(free)} free; converting and quantizing {subject.model.name} "
-            f"needs about {Bytes(between + results)}",
-            "localllm prune, or set LOCALLLM_HOME to a larger disk",
-        )
+    what = f"converting and quantizing {subject.model.name} needs about"
+    require_room(folder, between + results, what)
 
 
 def _share(kind: str, out_type: str) -> float:

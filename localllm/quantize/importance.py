@@ -14,7 +14,6 @@ from localllm.library.derive import digest_of
 
 if TYPE_CHECKING:
     from localllm.engine.quantize import ImportanceFile, TensorPlan
-    from localllm.formats.imatrix import Entry
     from localllm.quantize.source import Source
 
 Vectors = Mapping[str, Any]  # tensor name -> float32 array of rows times experts
@@ -59,7 +58,7 @@ def load_importance(path: Path) -> Importance:
     return Importance(
         path=path,
         sha256=digest_of(path, lambda n_bytes: None),
-        vectors={name: _mean(e, found.legacy) for name, e in found.entries.items()},
+        vectors={name: e.mean(found.legacy) for name, e in found.entries.items()},
         datasets=found.datasets,
         n_chunks=found.chunk_count,
         quiet={name: n for name, n in quiet.items() if n},
@@ -77,16 +76,6 @@ def pending_importance(source: Source, chosen: tuple[str, ...] = ()) -> Importan
         path=path, sha256="0" * 64, vectors={}, datasets=text.names, n_chunks=1, quiet={},
         inputs={"calibration_text": text.sha256}, chosen=chosen, pending=True,
     )  # fmt: skip
-
-
-def _mean(entry: Entry, legacy: bool) -> Any:
-    """Sums over counts, an expert a row. Without a count: all ones (GGUF), the sums (.dat)."""
-    import numpy as np
-
-    counts = entry.counts.astype(np.float32).reshape(-1, 1)
-    rows = entry.squares.reshape(counts.size, -1)
-    silent = rows if legacy else np.ones_like(rows)
-    return np.where(counts > 0, rows / np.where(counts > 0, counts, 1), silent).ravel()
 
 
 def thinned(

@@ -177,7 +177,7 @@ def _check_weighted(request: Request, plan: Plan) -> None:
         if needs_imatrix(types[name], plan.type):
             raise UsageProblem(
                 f"the importance matrix says nothing of {name}, which {types[name]} needs",
-                f"localllm imatrix, or --tensor-type '^{name}$=Q3_K' before other patterns",
+                f"leave out --exclude-weights, or --tensor-type '^{name}$=q3_k'",
             )
 
 

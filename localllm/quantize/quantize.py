@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm.errors import DiskFull, EngineError
+from localllm.errors import EngineError
 from localllm.library.derive import (
     checked_name,
     derived_name,
     digest_of,
     existing,
     register_derived,
+    require_room,
 )
 from localllm.library.lineage import lineage_metadata
 from localllm.quantize.importance import check_importance, importance_file
@@ -23,7 +24,7 @@ from localllm.quantize.recipe import Scalar
 from localllm.quantize.result import Quantized, result_of, reused
 from localllm.quantize.source import Source
 from localllm.registry import Lineage, Model, Registry
-from localllm.ui import Bytes, Progress
+from localllm.ui import Progress
 
 if TYPE_CHECKING:
     from localllm.engine.quantize import Quantizer, TensorPlan
@@ -85,7 +86,7 @@ def quantize(
                 return reused(model, source, request)
             stem = registry.partial(key, name.replace("/", "-"))
             _remove(stem)  # what a killed process left
-            _check_space(stem, plan)
+            require_room(stem.parent, plan.size_bytes)
             try:
                 made, took = _run(quantizer, source, request, stem, metadata, progress, plan)
                 source.check_unchanged()
@@ -135,17 +136,6 @@ def made_by(plan: Plan, lineage: Lineage) -> Lineage:
 def _metadata(source: Source, request: Request, lineage: Lineage) -> dict[str, Scalar]:
     weighted = request.importance.metadata() if request.importance is not None else {}
     return {**weighted, **lineage_metadata(lineage, source.gguf)}
-
-
-def _check_space(made: Path, plan: Plan) -> None:
-    import shutil
-
-    free = shutil.disk_usage(made.parent).free
-    if free < plan.size_bytes:
-        raise DiskFull(
-            f"{made.parent} has {Bytes(free)} free, the result needs {Bytes(plan.size_bytes)}",
-            "localllm prune, or set LOCALLLM_HOME to a larger disk",
-        )
 
 
 def _run(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from localllm.errors import DiskFull
+from localllm.library.derive import require_room
 from localllm.quantize.importance import importance_file
 from localllm.quantize.plan import Request, engine_options
 from localllm.quantize.quantize import quantize
@@ -20,7 +19,7 @@ from localllm.quantize.size_judge import Side, Verdict, answers, change
 from localllm.quantize.size_prepare import Prepared
 from localllm.quantize.size_text import SomeText
 from localllm.registry import Registry
-from localllm.ui import Bytes, Sink
+from localllm.ui import Sink
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +90,8 @@ def preset_file(
     with registry.lock(key, lambda: sink.note(f"another process judges {preset.name}; waiting")):
         path = registry.partial(key, f"{source.path.stem}.{preset.name}.gguf")
         path.unlink(missing_ok=True)  # what a killed process left
-        free = shutil.disk_usage(path.parent).free
-        if free < preset.plan.size_bytes:
-            raise DiskFull(
-                f"{path.parent} has {Bytes(free)} free; judging the result needs "
-                f"{Bytes(preset.plan.size_bytes)} for {preset.name} (the result itself is kept)",
-                "localllm prune, or set LOCALLLM_HOME to a larger disk",
-            )
+        what = f"judging the result (which is kept) by {preset.name} needs"
+        require_room(path.parent, preset.plan.size_bytes, what)
         try:
             label = f"{preset.name}, to compare with"
             with (

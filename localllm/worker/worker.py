@@ -208,7 +208,7 @@ def _chosen(names: Sequence[str]) -> tuple[Device, ...]:
             there = ", ".join(device.name for device in own)
             raise UsageProblem(f"there is no device {name!r} here", f"there are {there}")
     if names:
-        return tuple(known[name.casefold()] for name in dict.fromkeys(names))
+        return tuple(known[name] for name in dict.fromkeys(name.casefold() for name in names))
     return tuple(d for d in own if d.offloads) or tuple(d for d in own if d.type == "cpu")[:1]
 
 

@@ -150,6 +150,20 @@ def test_what_leaves_this_machine_is_said(cli: Cli) -> None:
     assert any("can be read on the way" in one for one in done.json["warnings"])
 
 
+def test_offline_only_this_machine_is_asked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = ("endpoint", "add", "far", "--url", "http://far.invalid/v1", "--model", "m")
+    assert cli(*add, "--no-check").exit_code == 0
+    monkeypatch.setenv("LOCALLLM_OFFLINE", "1")
+    for args in ((*add, "--replace"), ("endpoint", "check", "far")):
+        done = cli(*args, "--json")
+        assert done.json["error"]["kind"] == "offline_mode", done
+        assert "far is on far.invalid" in done.json["error"]["message"]
+    assert cli(*add, "--replace", "--no-check").exit_code == 0
+    with OpenAIServer(api("remote")) as server:
+        assert cli("endpoint", "add", "near", "--url", server.url).exit_code == 0
+        assert cli("endpoint", "check", "near").exit_code == 0
+
+
 # --- names -------------------------------------------------------------------------------------
 
 

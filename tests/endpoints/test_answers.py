@@ -321,6 +321,18 @@ def test_older_and_newer_servers_are_asked_their_way(message: str, gone: str, th
     assert all(gone not in sent and there in sent for sent in later)
 
 
+def test_a_refusal_that_only_names_a_field_is_forgotten() -> None:
+    """The value was wrong and not the field: the next request has it again."""
+    refused = answer({"error": {"message": "max_tokens: 7 is more than I give"}}, "400 No")
+    good = stream(chunk("a", finish="stop"), DONE)
+    server = OpenAIServer([refused, refused, good])
+    with server, EndpointGenerator(endpoint(server)) as made:
+        with pytest.raises(RequestRefused):
+            ask(made, sampling=Sampling(max_tokens=7)).text()
+        assert ask(made, sampling=Sampling(max_tokens=5)).text() == "a"
+    assert server.asked[-1].json["max_tokens"] == 5
+
+
 # --- giving up ---------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,12 +236,86 @@ def test_configurations_that_mean_nothing(
         (["--method", "passthrough", "--layers", "a=5"], "is not MODEL=FROM-TO"),
         (["a", "b", "--method", "linear", "--text", "x"], "--text measures what an adapter gained"),
         (["a", "b", "--method", "linear", "--any-base"], "--any-base is of adapters"),
+        (["a", "--lora", "x", "--seed", "3"], "--seed is of dare"),
+        (["a", "b", "--method", "linear", "--seed", "3"], "--seed is of dare"),
+        (["a", "b", "--method", "linear", "--chunks", "3"], "--chunks is of the loss"),
+        (["a", "b", "--method", "linear", "--no-loss"], "--no-loss is of the loss"),
     ],
 )
 def test_words_that_do_not_go_together(cli: Cli, args: list[str], said: str) -> None:
     done = cli("merge", *args)
     assert done.exit_code == 2
     assert said in done.err
+
+
+def test_linear_with_a_base_among_its_models(cli: Cli, registry: Registry, tmp_path: Path) -> None:
+    a, b = (tiny_llama(tmp_path / f"{i}.gguf", seed=i, dtype="F32") for i in range(2))
+    weights = ("--weight", 1 / 3, "--weight", 2 / 3)
+    done = cli("merge", a, b, "--method", "linear", "--base", a, *weights, "--json")
+    assert done.exit_code == 0, done
+    made = registry.resolve(done.data["name"])
+    assert made.lineage is not None
+    words = made.lineage.command.split()
+    assert [words[i + 1] for i, w in enumerate(words) if w == "--weight"] == [
+        repr(1 / 3), repr(2 / 3)
+    ]  # fmt: skip
+    x, y, z = map(tensors_of, (a, b, made.path))
+    np.testing.assert_allclose(z[Q], (x[Q] + 2 * y[Q]) / 3, atol=1e-6)
+    assert cli("merge", a, b, "--method", "linear", "--base", b, "--weight", 0.5).exit_code == 0
+
+
+def test_the_same_merge_by_other_words_is_not_made_twice(
+    cli: Cli, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = (tiny_llama(tmp_path / f"{i}.gguf", seed=i, dtype="F32") for i in range(2))
+    args = ("--method", "linear", "--weight", "0.5", "--json")
+    first = cli("merge", a, b, *args)
+    monkeypatch.chdir(tmp_path)
+    again = cli("merge", a.name, f"file:{b}", *args)
+    assert (first.exit_code, again.exit_code) == (0, 0), again
+    assert again.data["reused"] is True
+    stacked = ("--method", "passthrough", "--json", "--layers")
+    made = cli("merge", *stacked, f"{a}=0-2", "--layers", f"{b}=1-2")
+    again = cli("merge", *stacked, f"{a.name}=0-2", "--layers", f"{b.name}=1-2")
+    assert made.exit_code == 0, made
+    assert again.data["reused"] is True
+    lineage = registry.resolve(made.data["name"]).lineage
+    assert lineage is not None and f"{a}=0-2" in lineage.command
+
+
+def test_a_reused_merge_is_measured_too(
+    cli: Cli, base: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--text` is a gate: nothing passes it unmeasured."""
+    from localllm.errors import DoesNotFit
+    from localllm.library.merging import heldout
+
+    text = tmp_path / "held-out.txt"
+    text.write_text("the cat and the dog saw hello world in a garden\n" * 12, encoding="utf-8")
+    args = ("merge", base, "--lora", lora, "--type", "Q8_0", "--text", text, "--chunks", "2")
+    measured = heldout.held_out
+
+    def tight(*given: Any) -> Any:
+        raise DoesNotFit("too large")
+
+    def worse(*given: Any) -> Any:
+        return replace(measured(*given), kept=0.1)
+
+    monkeypatch.setattr(heldout, "held_out", tight)
+    done = cli(*args)
+    assert done.exit_code == 4
+    assert "--allow-loss" in done.err
+    forced = cli(*args, "--allow-loss", "--json")
+    assert (forced.exit_code, forced.data["loss"]) == (0, None)
+    assert cli(*args).exit_code == 4
+    monkeypatch.setattr(heldout, "held_out", worse)
+    done = cli(*args)
+    assert done.exit_code == 5
+    assert "10 % of what the adapter gains" in done.err
+    monkeypatch.setattr(heldout, "held_out", measured)
+    again = cli(*args, "--allow-loss")
+    assert again.exit_code == 0
+    assert "already made" in again.out and "held-out.txt" in again.out
 
 
 def test_an_adapter_of_another_model_by_its_lineage(

@@ -84,6 +84,7 @@ def test_a_tied_and_an_untied_model(cli: Cli, tmp_path: Path) -> None:
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-06 and 1e-05"),
         ({"num_key_value_heads": 4}, "num_key_value_heads is 2 and 4"),
         ({"rope_scaling": {"factor": 8}}, "rope_scaling is not set and"),
+        ({"text_config": {"head_dim": 8}}, "text_config.head_dim is not set and 8"),
         ({"architectures": ["QwenForCausalLM"]}, "is a LlamaForCausalLM, .* a QwenForCausalLM"),
     ],
 )
@@ -128,3 +129,38 @@ def test_vocabularies_shapes_and_mixed_formats(cli: Cli, tmp_path: Path, tiny_gg
     other = write_folder(tmp_path / "missing", missing)
     done = cli("merge", other, one, "--method", "linear", "--weight", "0.5")
     assert "only the latter has model.layers.1.mlp.up_proj.weight" in done.err
+
+
+def seeing(**inner: Any) -> dict[str, Any]:
+    """A configuration as of a model that sees: the language model's facts are apart."""
+    own = config_of()
+    outer = {key: own.pop(key) for key in ("architectures", "model_type")}
+    return {**outer, "text_config": {**own, "layer_types": ["full", "sliding", "full"], **inner}}
+
+
+def test_facts_of_the_language_model_are_compared_one_by_one(cli: Cli, tmp_path: Path) -> None:
+    one = write_folder(tmp_path / "a", weights(1), config=seeing())
+    args = ("--method", "linear", "--weight", "0.5", "--dry-run", "--json")
+    free = {"torch_dtype": "bfloat16", "max_position_embeddings": 256, "eos_token_id": 7}
+    done = cli("merge", one, write_folder(tmp_path / "b", weights(2), config=seeing(**free)), *args)
+    assert done.exit_code == 0, done
+    said = " ".join(done.json["notes"]) if "notes" in done.json else done.err
+    assert "max_position_embeddings is 128" in said
+    assert "eos_token_id is not set in" in said
+    turned = seeing(layer_types=["sliding", "full", "full"])
+    done = cli("merge", one, write_folder(tmp_path / "c", weights(2), config=turned), *args)
+    assert done.exit_code == 2
+    assert "text_config.layer_types is ['full'" in done.json["error"]["message"]
+
+
+def test_layer_types_of_one_depth_are_compared(cli: Cli, tmp_path: Path) -> None:
+    found = []
+    for name, kinds in (("a", ["full", "sliding", "full"]), ("b", ["sliding", "full", "full"])):
+        config = config_of(layer_types=kinds)
+        found.append(write_folder(tmp_path / name, weights(1), config=config))
+    plain = write_folder(tmp_path / "old", weights(2))  # an older program wrote none
+    args = ("--method", "linear", "--weight", "0.5", "--dry-run")
+    done = cli("merge", *found, *args)
+    assert done.exit_code == 2
+    assert "layer_types is" in done.err
+    assert cli("merge", found[0], plain, *args).exit_code == 0

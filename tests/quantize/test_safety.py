@@ -196,7 +196,7 @@ def test_a_disk_that_fills_midway(
         pytest.skip("tmpfs cannot be mounted here")
     try:
         path = tiny_llama(tmp_path / "s.gguf", n_layer=8)
-        monkeypatch.setattr(room, "_check_space", lambda made, plan: fill(home))
+        monkeypatch.setattr(room, "require_room", lambda folder, needed: fill(home))
         done = cli("quantize", path, "Q8_0")
         assert done.exit_code == 1, done
         assert "no room left" in done.err

@@ -85,6 +85,24 @@ def test_a_build_without_rpc_says_how_to_get_one(
     assert "-DGGML_RPC=on" in done.json["error"]["hint"]
 
 
+def test_a_device_is_lent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from localllm.engine import build
+    from localllm.worker import worker
+
+    own = next(one for one in build.devices() if one.type == "cpu")
+    monkeypatch.setattr(build, "devices", lambda: (own,))
+    assert worker._chosen((own.name, own.name.lower(), own.name.title())) == (own,)
+
+
+@pytest.mark.parametrize("text", ["h:x", "a:1:2", "http://h:1", ":1"])
+def test_the_form_of_an_address_comes_before_the_build(
+    cli: Callable[..., Done], tiny_gguf: Path, text: str
+) -> None:
+    done = cli("fit", tiny_gguf, "--rpc", text, "--json")
+    assert done.exit_code == 2
+    assert "no HOST:PORT" in done.json["error"]["message"]
+
+
 def test_beyond_this_machine_only_when_it_is_meant(cli: Callable[..., Done]) -> None:
     for host in ("0.0.0.0", "10.0.0.7"):
         done = cli("worker", "--host", host)

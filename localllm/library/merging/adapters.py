@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.engine.ftypes import Ftype
-from localllm.errors import DoesNotFit, GateFailed
-from localllm.library.derive import existing, parent_of, register_derived, with_digest
+from localllm.library.derive import (
+    existing,
+    parent_of,
+    register_derived,
+    require_room,
+    with_digest,
+)
 from localllm.library.describe import loose_model
 from localllm.library.find import find_model
 from localllm.library.lineage import lineage_metadata
@@ -30,19 +35,14 @@ from localllm.library.merging.applying import (
 )
 from localllm.library.merging.choosing import Chooser, Chosen
 from localllm.library.merging.ggufout import GGUFOut
-from localllm.library.merging.heldout import held_out
+from localllm.library.merging.heldout import judged
 from localllm.library.merging.importance import Importance, read_importance
 from localllm.library.merging.kin import check_kin, made_from
-from localllm.library.merging.landing import check_loads, check_room, merged_lineage
+from localllm.library.merging.landing import check_loads, merged_lineage
 from localllm.library.merging.lora import Adapter
 from localllm.library.merging.naming import adapters_name, lora_command
 from localllm.library.merging.pipeline import Workers
-from localllm.library.merging.result import (
-    AdapterRequest,
-    Losses,
-    MergedAdapters,
-    TypeTrial,
-)
+from localllm.library.merging.result import AdapterRequest, Losses, MergedAdapters, TypeTrial
 from localllm.library.merging.survival import Tally, total
 from localllm.library.merging.tensors import GGUFTensors
 from localllm.library.stamp import Stamp
@@ -52,10 +52,6 @@ from localllm.ui import Progress
 if TYPE_CHECKING:
     from localllm.engine.quantize import Quantizer
     from localllm.formats.gguf.rewrite import NewHeader
-
-# The merged file must keep at least this share of what the adapters gain on a text that they
-# were trained for.
-_KEPT_LOSS = 0.5
 
 
 def merge_adapters(
@@ -214,10 +210,12 @@ class _Work:
         with self.registry.lock(key, lambda: self.note(waiting)):
             if (model := existing(self.registry, name, lineage)) is not None:
                 made = self._result(model, model.name, chosen, model.size_bytes)
-                return replace(made, reused=True)
+                asked = self.request.loss is not None and bool(self.request.loss.texts)
+                losses = self._losses(model.path) if asked else None
+                return replace(made, reused=True, loss=losses)
             part = self.registry.partial(key, name.replace("/", "-"))
             part.unlink(missing_ok=True)  # what a killed process left
-            check_room(part, header.file_bytes)
+            require_room(part.parent, header.file_bytes)
             try:
                 digest, tallies = self._write(part, header, chosen)
                 for stamp in self.stamps:
@@ -250,23 +248,8 @@ class _Work:
     def _losses(self, part: Path) -> Losses | None:
         """Measured before the result has a name, so that a merge which lost the tuning gets
         none."""
-        if self.request.loss is None:
-            return None
         runnable = [] if self.merge.untied else [(a.path, s) for a, s in self.adapters]
-        try:
-            found = held_out(self.base.path, runnable, part, self.request.loss, self.progress)
-        except DoesNotFit as error:
-            self.note(f"the held-out loss is not measured: {error.message}")
-            return None
-        for_it = bool(self.request.loss.texts) and not self.request.allow_loss
-        if for_it and found.kept is not None and found.kept < _KEPT_LOSS:
-            raise GateFailed(
-                f"merged, {found.kept * 100:.3g} % of what the adapter gains on {found.text} is "
-                f"left (loss {found.base:.4f} -> {found.with_adapters:.4f}, merged "
-                f"{found.merged:.4f})",
-                "a wider --type, or --allow-loss",
-            )
-        return found
+        return judged(self.base.path, runnable, part, self.request, self.progress, self.note)
 
     def _result(
         self,

@@ -24,7 +24,7 @@ from localllm.library.merging.lora import (
 from localllm.library.merging.pipeline import Workers
 from localllm.library.merging.result import TensorOutcome
 from localllm.library.merging.survival import Tally, tally
-from localllm.library.merging.tensors import CHUNK_ELEMENTS, GGUFTensors
+from localllm.library.merging.tensors import GGUFTensors, row_spans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +144,7 @@ class LoraMerge(Closing):
         layout = self.base.layout(out.source)
         whole = Tally()
         row_bytes = self.base.model.tensors[out.source].size_bytes // layout.n_rows
-        spans = list(_spans(layout.n_rows, layout.n_per_row, self._matrix_rows(out)))
+        spans = list(row_spans(layout.n_rows, layout.n_per_row, self._matrix_rows(out)))
         for (start, stop), (data, found) in zip(
             spans, self._stored_as(out, kind, importance, workers, spans), strict=True
         ):
@@ -218,16 +218,6 @@ class LoraMerge(Closing):
     def _matrix_rows(self, out: Output) -> int:
         shape = self.base.model.tensors[out.source].shape
         return shape[1] if len(shape) > 1 else 1
-
-
-def _spans(n_rows: int, n_per_row: int, per_matrix: int) -> Iterator[tuple[int, int]]:
-    """Rows of about CHUNK_ELEMENTS, none over the edge of a matrix (each has importance of its
-    own)."""
-    step = max(1, CHUNK_ELEMENTS // n_per_row)
-    for first in range(0, n_rows, per_matrix):
-        last = min(first + per_matrix, n_rows)
-        for start in range(first, last, step):
-            yield start, min(start + step, last)
 
 
 def row_type_of(name: str) -> RowType:

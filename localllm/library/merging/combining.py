@@ -11,7 +11,7 @@ from localllm.library.merging.jobs import Job
 from localllm.library.merging.methods import Prepared, combine, prepare
 from localllm.library.merging.pipeline import Workers
 from localllm.library.merging.survival import Tally, tally
-from localllm.library.merging.tensors import CHUNK_ELEMENTS, TensorSource
+from localllm.library.merging.tensors import TensorSource, row_spans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ class Combiner:
         weights = None if importance is None else importance.of(job.name, layout.n_per_row)
         shape = layout.shape
         per_matrix = shape[1] if weights is not None and len(shape) > 1 else layout.n_rows
-        spans = list(_spans(layout.n_rows, layout.n_per_row, max(1, per_matrix)))
+        spans = list(row_spans(layout.n_rows, layout.n_per_row, max(1, per_matrix)))
         prepared = prepare(job.recipe, lambda: self._parts(job, spans, layout.n_per_row))
 
         def rows() -> Iterator[_Rows]:
@@ -144,11 +144,3 @@ class Combiner:
 
     def _source(self, job: Job, i: int) -> TensorSource:
         return self.sources[job.inputs[i].model]
-
-
-def _spans(n_rows: int, n_per_row: int, per_matrix: int) -> Iterator[tuple[int, int]]:
-    step = max(1, CHUNK_ELEMENTS // max(1, n_per_row))
-    for first in range(0, n_rows, per_matrix):
-        last = min(first + per_matrix, n_rows)
-        for start in range(first, last, step):
-            yield start, min(start + step, last)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 _MOST_JSON = 256 << 20
+_TEXT = "text_config."
 
 # What two models with the same weights may say differently. A context that was extended by
 # training alone is one; the base's value holds for the result.
@@ -25,9 +26,10 @@ _HF_FREE = {
     "_name_or_path", "architectures", "auto_map", "bos_token_id", "dtype", "eos_token_id",
     "max_position_embeddings", "model_max_length", "num_hidden_layers", "num_layers", "n_layer",
     "pad_token_id", "torch_dtype", "transformers_version", "unsloth_version", "use_cache",
-    "layer_types", "initializer_range", "attention_dropout", "_attn_implementation_autoset",
+    "initializer_range", "attention_dropout", "_attn_implementation_autoset",
     "unsloth_fixed", "tokenizer_class", "max_window_layers", "cache_implementation",
 }  # fmt: skip
+_HF_SAID = ("max_position_embeddings", "eos_token_id")  # free too, but worth a note
 
 
 def check_gguf(models: Sequence[GGUFTensors], note: Note) -> None:
@@ -130,7 +132,7 @@ def check_folders(models: Sequence[SafeTensors], note: Note) -> None:
 
 
 def _check_config(first: SafeTensors, other: SafeTensors, note: Note) -> None:
-    own, its = first.model.config, other.model.config
+    own, its = _flat(first.model.config), _flat(other.model.config)
     if first.model.architecture != other.model.architecture:
         raise UsageProblem(
             f"{first.name} is a {first.model.architecture}, {other.name} a "
@@ -138,18 +140,34 @@ def _check_config(first: SafeTensors, other: SafeTensors, note: Note) -> None:
         )
     for key in dict.fromkeys([*own, *its]):
         ours, theirs = own.get(key), its.get(key)
-        if key in _HF_FREE or ours == theirs or (not ours and not theirs):
+        name = key.removeprefix(_TEXT)
+        if ours == theirs or (not ours and not theirs):
             continue
-        if key == "vocab_size":
-            continue  # the embeddings' shapes say it
+        if name in _HF_SAID:
+            note(f"{key} is {_said(ours)} in {first.name} and {_said(theirs)} in {other.name}: "
+                 f"{_said(ours)} holds")  # fmt: skip
+        if name in _HF_FREE or name == "vocab_size":  # the embeddings' shapes say that one
+            continue
+        if name == "layer_types" and not _as_many(ours, theirs):
+            continue  # older configurations have none; of another depth, each layer brings its own
         raise UsageProblem(
             f"{first.name} and {other.name} compute differently: {key} is {_said(ours)} and "
             f"{_said(theirs)}"
         )
-    key = "max_position_embeddings"
-    if own.get(key) != its.get(key):
-        note(f"{key} is {own.get(key)} in {first.name} and {its.get(key)} in {other.name}: "
-             f"{own.get(key)} holds")  # fmt: skip
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Its values, with those of the language model in one that sees or hears."""
+    found = dict(config)
+    inner = found.get("text_config")
+    if isinstance(inner, Mapping):
+        found.pop("text_config")
+        found |= {f"{_TEXT}{key}": value for key, value in inner.items()}
+    return found
+
+
+def _as_many(ours: Any, theirs: Any) -> bool:
+    return isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs)
 
 
 def _vocabulary_of(folder: Path) -> Mapping[str, int] | str | None:

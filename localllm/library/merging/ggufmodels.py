@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from localllm.engine.ftypes import FTYPES, Ftype, ftype
 from localllm.errors import UsageProblem
-from localllm.library.derive import register_derived
+from localllm.library.derive import register_derived, require_room
 from localllm.library.lineage import lineage_metadata
 from localllm.library.merging.applying import ggml_type, row_type_of
 from localllm.library.merging.combining import Combiner
@@ -19,17 +19,15 @@ from localllm.library.merging.families import gguf_place, hf_names
 from localllm.library.merging.ggufout import GGUFOut
 from localllm.library.merging.importance import Importance, read_importance
 from localllm.library.merging.jobs import Job, Layered, plan_jobs
-from localllm.library.merging.landing import check_loads, check_room
+from localllm.library.merging.landing import check_loads
 from localllm.library.merging.lora import EMBEDDING, OUTPUT
-from localllm.library.merging.models import ModelsRequest, TypeSum
+from localllm.library.merging.models import ModelsMerge, TypeSum
 from localllm.library.merging.pipeline import Workers
-from localllm.library.merging.spec import Spec
 from localllm.library.merging.stacking import check_stackable, layer_arrays
 from localllm.library.merging.survival import Survival, Tally
 from localllm.library.merging.tensors import GGUFTensors
 from localllm.library.merging.types import TypePlan, plan_types, recipe_named
-from localllm.registry import Lineage, Model, Registry
-from localllm.ui import Progress
+from localllm.registry import Lineage, Model
 
 if TYPE_CHECKING:
     from localllm.formats.gguf.rewrite import NewHeader
@@ -43,25 +41,17 @@ class GGUFForm:
 
     format = "gguf"
 
-    def __init__(
-        self,
-        spec: Spec,
-        models: Mapping[str, Model],
-        request: ModelsRequest,
-        registry: Registry,
-        progress: Progress,
-        note: Callable[[str], None],
-    ) -> None:
-        self.spec, self.models, self.request = spec, models, request
-        self.registry, self.progress = registry, progress
+    def __init__(self, merge: ModelsMerge) -> None:
+        self.spec, self.models, self.request = merge.spec, merge.models, merge.request
+        self.registry, self.progress = merge.registry, merge.progress
         self.sources: dict[str, GGUFTensors] = {}
         self._parts: list[Path] = []
         self._made: list[tuple[Path, str]] = []
         try:
-            for name, model in models.items():
+            for name, model in self.models.items():
                 self.sources[name] = GGUFTensors([f.path for f in model.weights], model.name)
-            check_gguf(list(self.sources.values()), note)
-            self._plan(note)
+            check_gguf(list(self.sources.values()), merge.note)
+            self._plan(merge.note)
         except BaseException:
             self.close()
             raise
@@ -69,7 +59,7 @@ class GGUFForm:
     def _plan(self, note: Callable[[str], None]) -> None:
         layered = {name: _layered(source) for name, source in self.sources.items()}
         self.planned = plan_jobs(self.spec, layered, _usable)
-        self.primary = self.sources[self.spec.base or self.spec.slices[0].sources[0].model]
+        self.primary = self.sources[self.spec.primary]
         self.stacked = self.planned.layers != tuple(
             (name, i) for i, (name, _) in enumerate(self.planned.layers)
         ) or len(self.planned.layers) != layered_depth(self.primary)
@@ -180,7 +170,7 @@ class GGUFForm:
         part = self.registry.partial(key, "merge")
         self._parts = [part]
         self.discard()  # what a killed process left
-        check_room(part, header.file_bytes)
+        require_room(part.parent, header.file_bytes)
         self._parts = [part]
         whole = Tally()
         combiner = Combiner(self.sources, workers)
@@ -200,7 +190,7 @@ class GGUFForm:
         return whole.result() if whole.change else None
 
     def register(self, name: str, lineage: Lineage) -> Model:
-        parent = self.models[self.spec.base or self.spec.slices[0].sources[0].model]
+        parent = self.models[self.spec.primary]
         return register_derived(self.registry, parent, self._made, name, lineage)
 
     def inputs(self) -> Mapping[str, str]:

@@ -6,12 +6,12 @@ paired context by context, which takes most of the text's own noise out of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm.errors import UsageProblem
-from localllm.library.merging.result import Losses, LossRequest
+from localllm.errors import DoesNotFit, GateFailed, UsageProblem
+from localllm.library.merging.result import AdapterRequest, Losses, LossRequest
 from localllm.library.quality.measure import batched
 from localllm.library.quality.text import JudgedBy, read_texts
 from localllm.placement import PlanOptions, open_model
@@ -29,6 +29,41 @@ _N_CTX = 512
 _LEAST_CTX = 16
 _LEAST_CHUNKS = 4
 _BEYOND_NOISE = 2.0  # standard errors
+# The merged file must keep at least this share of what the adapters gain on a text that they
+# were trained for.
+_KEPT_LOSS = 0.5
+
+
+def judged(
+    base: Path,
+    adapters: Sequence[tuple[Path, float]],
+    merged: Path,
+    request: AdapterRequest,
+    progress: Progress,
+    note: Callable[[str], None],
+) -> Losses | None:
+    """What `held_out` finds, None where that was not asked for, or is for information and does not
+    fit. Raises GateFailed where the gain on given texts is lost, DoesNotFit where that cannot be
+    told."""
+    if request.loss is None:
+        return None
+    gate = bool(request.loss.texts) and not request.allow_loss
+    try:
+        found = held_out(base, adapters, merged, request.loss, progress)
+    except DoesNotFit as error:
+        what = f"the held-out loss is not measured: {error.message}"
+        if gate:
+            raise DoesNotFit(what, "--allow-loss merges all the same") from None
+        note(what)
+        return None
+    if gate and found.kept is not None and found.kept < _KEPT_LOSS:
+        raise GateFailed(
+            f"merged, {found.kept * 100:.3g} % of what the adapter gains on {found.text} is "
+            f"left (loss {found.base:.4f} -> {found.with_adapters:.4f}, merged "
+            f"{found.merged:.4f})",
+            "a wider --type, or --allow-loss",
+        )
+    return found
 
 
 def held_out(

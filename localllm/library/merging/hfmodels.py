@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -11,23 +11,20 @@ from typing import Any
 
 from localllm.engine.build import build_info
 from localllm.errors import DamagedFile, UsageProblem
-from localllm.library.derive import digest_of
+from localllm.library.derive import digest_of, require_room, same_lineage
 from localllm.library.lineage import lineage_text
 from localllm.library.merging.applying import row_type_of
 from localllm.library.merging.combining import Combiner
 from localllm.library.merging.compat import check_folders
 from localllm.library.merging.families import hf_place
 from localllm.library.merging.jobs import Job, Layered, plan_jobs
-from localllm.library.merging.landing import check_room
-from localllm.library.merging.models import ModelsRequest, TypeSum
+from localllm.library.merging.models import ModelsMerge, TypeSum
 from localllm.library.merging.pipeline import Workers
 from localllm.library.merging.safeout import INDEX, SafeOut, SafeTensorOut, index_of, shards_for
 from localllm.library.merging.safetensors import FLOATS, SafeTensors
-from localllm.library.merging.spec import Spec
 from localllm.library.merging.survival import Survival, Tally
 from localllm.refs import FileRole, ModelRef
-from localllm.registry import Arrival, Lineage, Model, Registry, Staged
-from localllm.ui import Progress
+from localllm.registry import Arrival, Lineage, Model, Staged
 
 _OUT_TYPES = ("F32", "F16", "BF16")
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -42,36 +39,28 @@ class SafetensorsForm:
 
     format = "safetensors"
 
-    def __init__(
-        self,
-        spec: Spec,
-        models: Mapping[str, Model],
-        request: ModelsRequest,
-        registry: Registry,
-        progress: Progress,
-        note: Callable[[str], None],
-    ) -> None:
-        self.spec, self.models, self.request = spec, models, request
-        self.registry, self.progress = registry, progress
+    def __init__(self, merge: ModelsMerge) -> None:
+        self.spec, self.models, self.request = merge.spec, merge.models, merge.request
+        self.registry, self.progress = merge.registry, merge.progress
         self.sources: dict[str, SafeTensors] = {}
         self._staged: list[Staged] = []
         self._parts: list[Path] = []
         self.kind = self._kind()
-        if request.imatrix is not None:
+        if self.request.imatrix is not None:
             raise UsageProblem(
                 "an importance matrix is for quantizing, and safetensors are not quantized",
                 "merge first, then localllm quantize NAME TYPE --imatrix",
             )
         try:
-            for name, model in models.items():
+            for name, model in self.models.items():
                 self.sources[name] = SafeTensors(model.path, model.name)
-            check_folders(list(self.sources.values()), note)
+            check_folders(list(self.sources.values()), merge.note)
             layered = {name: _layered(source) for name, source in self.sources.items()}
-            self.planned = plan_jobs(spec, layered, _usable)
+            self.planned = plan_jobs(self.spec, layered, _usable)
         except BaseException:
             self.close()
             raise
-        self.primary = self.sources[spec.base or spec.slices[0].sources[0].model]
+        self.primary = self.sources[self.spec.primary]
         self.type = self.kind or next(iter(self.primary.model.dtypes), "F32")
 
     def _kind(self) -> str | None:
@@ -126,7 +115,7 @@ class SafetensorsForm:
             self._parts.append(path)
             return path
 
-        check_room(path_of(_CONFIG), self.sizes(lineage))
+        require_room(path_of(_CONFIG).parent, self.sizes(lineage))
         whole = Tally()
         combiner = Combiner(self.sources, workers)
         n_bytes = sum(shard.size_bytes for shard in shards)
@@ -151,7 +140,7 @@ class SafetensorsForm:
 
     def register(self, name: str, lineage: Lineage) -> Model:
         ref = ModelRef.parse(name)
-        facts = self.models[self.spec.base or self.spec.slices[0].sources[0].model]
+        facts = self.models[self.spec.primary]
         arrival = Arrival(
             name=name,
             ref=ref,
@@ -167,7 +156,7 @@ class SafetensorsForm:
             lineage=lineage,
             files=tuple(self._staged),
         )
-        return self.registry.add(arrival, lambda known: _same(known, lineage))
+        return self.registry.add(arrival, lambda known: same_lineage(known.lineage, lineage))
 
     def inputs(self) -> Mapping[str, str]:
         return {}
@@ -266,10 +255,3 @@ def _usable(model: Layered, tensor: str) -> bool:
 
 def _metadata(lineage: Lineage | None) -> dict[str, str]:
     return {} if lineage is None else {"localllm.lineage": lineage_text(lineage)}
-
-
-def _same(known: Model, lineage: Lineage) -> bool:
-    own = known.lineage
-    return own is not None and (own.operation, own.parents, dict(own.parameters)) == (
-        lineage.operation, lineage.parents, dict(lineage.parameters),
-    )  # fmt: skip

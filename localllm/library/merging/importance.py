@@ -39,18 +39,10 @@ def read_importance(path: Path, base: GGUFModel) -> Importance:
 
     Raises FileGone, DamagedFile, and UsageProblem where it is of another model.
     """
-    import numpy as np
-
     from localllm.formats.imatrix import read_imatrix
 
     found = read_imatrix(path, chunk_size=1)
-    vectors = {}
-    for name, entry in found.entries.items():
-        counts = entry.counts.astype(np.float32).reshape(-1, 1)
-        rows = entry.squares.reshape(counts.size, -1)
-        # without a count: all ones (GGUF), the sums (.dat)
-        silent = rows if found.legacy else np.ones_like(rows)
-        vectors[name] = np.where(counts > 0, rows / np.where(counts > 0, counts, 1), silent).ravel()
+    vectors = {name: entry.mean(found.legacy) for name, entry in found.entries.items()}
     _check(path.name, vectors, base)
     return Importance(path.name, digest_of(path, lambda n_bytes: None), vectors)
 

@@ -160,8 +160,7 @@ def _layer(
     models: Mapping[str, Layered],
     usable: Callable[[Layered, str], bool],
 ) -> Iterator[Job]:
-    lead = _lead(spec, one)
-    ordered = [one.sources[lead], *one.sources]
+    ordered = [one.sources[_lead(spec, one)], *one.sources]
     places = [
         place
         for source in ordered
@@ -170,7 +169,9 @@ def _layer(
     ]
     stems = dict.fromkeys((place.stem, place.rest) for place in places)
     if not stems:
-        raise UsageProblem(f"{ordered[0].model} has no tensors of layer {(lead or 0) + i}")
+        raise UsageProblem(
+            f"{ordered[0].model} has no tensors of layer {(ordered[0].first or 0) + i}"
+        )
     for stem, rest in stems:
         found = []
         for source in one.sources:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from localllm import __version__
-from localllm.errors import DiskFull, EngineError, LocalLLMError
+from localllm.errors import EngineError, LocalLLMError
 from localllm.registry import Lineage
-from localllm.ui import Bytes
-
-
-def check_room(part: Path, needed: int) -> None:
-    """Raise DiskFull where `needed` bytes do not fit beside what is there."""
-    free = shutil.disk_usage(part.parent).free
-    if free < needed:
-        raise DiskFull(
-            f"{part.parent} has {Bytes(free)} free, the result needs {Bytes(needed)}",
-            "localllm prune, or set LOCALLLM_HOME to a larger disk",
-        )
 
 
 def check_loads(path: Path, name: str) -> None:

@@ -8,6 +8,7 @@ the other, a few rows at a time: memory does not grow with the models.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,9 +17,15 @@ from pathlib import Path
 from typing import Protocol
 
 from localllm.errors import DamagedFile, GateFailed, UsageProblem
-from localllm.library.derive import base_name, checked_name, existing, parent_of, with_digest
+from localllm.library.derive import existing, parent_of, with_digest
 from localllm.library.merging.choosing import kept
 from localllm.library.merging.jobs import Planned
+from localllm.library.merging.naming import (
+    ALLOW_LOSS,
+    models_command,
+    models_name,
+    models_parameters,
+)
 from localllm.library.merging.pipeline import Workers
 from localllm.library.merging.spec import Spec
 from localllm.library.merging.survival import Survival
@@ -40,6 +47,18 @@ class ModelsRequest:
     allow_loss: bool = False
     n_threads: int = 0
     command: str = "localllm merge"
+
+
+@dataclass(frozen=True)
+class ModelsMerge:
+    """What a form is made of: the specification, and its models by the names that it uses."""
+
+    spec: Spec
+    models: Mapping[str, Model]
+    request: ModelsRequest
+    registry: Registry
+    progress: Progress
+    note: Note
 
 
 @dataclass(frozen=True)
@@ -125,13 +144,14 @@ def merge_models(
         models = {name: with_digest(model, progress) for name, model in models.items()}
     stamps = [Stamp.of(f.path) for model in models.values() for f in model.weights]
     with ExitStack() as stack:
-        form = _form(spec, models, request, registry, progress, note)
+        form = _form(ModelsMerge(spec, models, request, registry, progress, note))
         stack.callback(form.close)
         lineage = merged_lineage(
             [_parent(model, progress, dry_run) for model in models.values()],
-            request.command, _parameters(spec, form.type), form.inputs(), form.llama_commit(),
+            models_command(request), models_parameters(spec, models, form.type), form.inputs(),
+            form.llama_commit(),
         )  # fmt: skip
-        name = _name(spec, models, form.type, request)
+        name = models_name(spec, models, form.type, request)
         result = _result(spec, models, form, name, lineage)
         if dry_run:
             return result
@@ -139,7 +159,8 @@ def merge_models(
         waiting = f"another process makes {name}; waiting for it"
         with registry.lock(key, lambda: note(waiting)):
             if (model := existing(registry, name, lineage)) is not None:
-                return replace(result, model=model, name=model.name, reused=True)
+                survival = _judged(model, form, lineage, key, request, stamps)
+                return replace(result, model=model, name=model.name, survival=survival, reused=True)
             model, survival = _make(form, name, lineage, key, request, stamps)
     return replace(
         result,
@@ -161,30 +182,49 @@ def _make(
 ) -> tuple[Model, Survival | None]:
     """Write, check and register; on any failure nothing is left."""
     try:
-        with Workers(request.n_threads) as workers:
-            survival = form.write(lineage, key, workers)
-        for stamp in stamps:
-            stamp.check()
-        _check_survival(survival, form.type, request)
+        survival = _written(form, lineage, key, request, stamps)
         return form.register(name, lineage), survival
     finally:
         form.discard()
 
 
-def _form(
-    spec: Spec,
-    models: Mapping[str, Model],
+def _judged(
+    model: Model,
+    form: Form,
+    lineage: Lineage,
+    key: str,
     request: ModelsRequest,
-    registry: Registry,
-    progress: Progress,
-    note: Note,
-) -> Form:
-    formats = {model.format for model in models.values()}
-    for name, model in models.items():
+    stamps: Sequence[Stamp],
+) -> Survival | None:
+    """What survives in `model`, which was made before, where that was never held against it: by
+    computing it once more. None where it was."""
+    made = model.lineage
+    if request.allow_loss or made is None or ALLOW_LOSS not in shlex.split(made.command):
+        return None
+    try:
+        return _written(form, lineage, key, request, stamps)
+    finally:
+        form.discard()
+
+
+def _written(
+    form: Form, lineage: Lineage, key: str, request: ModelsRequest, stamps: Sequence[Stamp]
+) -> Survival | None:
+    with Workers(request.n_threads) as workers:
+        survival = form.write(lineage, key, workers)
+    for stamp in stamps:
+        stamp.check()
+    _check_survival(survival, form.type, request)
+    return survival
+
+
+def _form(merge: ModelsMerge) -> Form:
+    formats = {model.format for model in merge.models.values()}
+    for name, model in merge.models.items():
         if model.format not in ("gguf", "safetensors"):
             raise DamagedFile(f"{name} is no language model but a {model.format} file")
     if len(formats) > 1:
-        which = next(name for name, model in models.items() if model.format == "safetensors")
+        which = next(name for name, model in merge.models.items() if model.format == "safetensors")
         raise UsageProblem(
             "GGUF and safetensors models cannot be merged with each other",
             f"localllm convert {which}",
@@ -192,52 +232,16 @@ def _form(
     if formats == {"gguf"}:
         from localllm.library.merging.ggufmodels import GGUFForm
 
-        return GGUFForm(spec, models, request, registry, progress, note)
+        return GGUFForm(merge)
     from localllm.library.merging.hfmodels import SafetensorsForm
 
-    return SafetensorsForm(spec, models, request, registry, progress, note)
+    return SafetensorsForm(merge)
 
 
 def _parent(model: Model, progress: Progress, dry_run: bool) -> tuple[str, str | None]:
     if dry_run and model.weights and model.weights[0].sha256 is None:
         return model.name, "0" * 64  # a digest's length is all that a plan needs
     return parent_of(model, progress)
-
-
-def _parameters(spec: Spec, kind: str) -> dict[str, object]:
-    """Everything that the result depends on, as plain data."""
-    found: dict[str, object] = {"method": spec.method, "type": kind}
-    if spec.parameters:
-        found["parameters"] = dict(spec.parameters)
-    if spec.base is not None:
-        found["base"] = spec.base
-    if spec.method.startswith("dare"):
-        found["seed"] = spec.seed
-    slices = []
-    for one in spec.slices:
-        sources = []
-        for source in one.sources:
-            entry: dict[str, object] = {"model": source.model}
-            if spec.stacked:
-                entry["layers"] = [source.first, source.last]
-            if source.parameters:
-                entry["parameters"] = dict(source.parameters)
-            sources.append(entry)
-        part: dict[str, object] = {"sources": sources}
-        if one.base is not None:
-            part["base"] = one.base
-        if one.parameters:
-            part["parameters"] = dict(one.parameters)
-        slices.append(part)
-    found["slices"] = slices
-    return found
-
-
-def _name(spec: Spec, models: Mapping[str, Model], kind: str, request: ModelsRequest) -> str:
-    if request.name is not None:
-        return checked_name(request.name)
-    first = models[spec.slices[0].sources[0].model] if spec.base is None else models[spec.base]
-    return f"{base_name(first)}-{spec.method.replace('_', '-')}:{kind}"
 
 
 def _check_survival(survival: Survival | None, kind: str, request: ModelsRequest) -> None:

@@ -70,6 +70,11 @@ class Spec:
         bases = [name for name in (self.base, *(one.base for one in self.slices)) if name]
         return tuple(dict.fromkeys([*bases, *named]))
 
+    @property
+    def primary(self) -> str:
+        """Whose metadata and name the result gets."""
+        return self.base or self.slices[0].sources[0].model
+
 
 @dataclass(frozen=True)
 class Reader:

@@ -50,11 +50,14 @@ class TensorSource(Protocol):
     def values(self, tensor: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
 
-def row_chunks(layout: Layout, n_elements: int = CHUNK_ELEMENTS) -> Iterator[tuple[int, int]]:
-    """`(start, stop)` rows of about `n_elements` numbers each, at least one row."""
-    step = max(1, n_elements // max(1, layout.n_per_row))
-    for start in range(0, layout.n_rows, step):
-        yield start, min(start + step, layout.n_rows)
+def row_spans(n_rows: int, n_per_row: int, per_matrix: int) -> Iterator[tuple[int, int]]:
+    """`(start, stop)` rows of about CHUNK_ELEMENTS numbers each, none over the edge of a matrix
+    (each has importance of its own)."""
+    step = max(1, CHUNK_ELEMENTS // max(1, n_per_row))
+    for first in range(0, n_rows, per_matrix):
+        last = min(first + per_matrix, n_rows)
+        for start in range(first, last, step):
+            yield start, min(start + step, last)
 
 
 class GGUFTensors(Closing):

@@ -7,16 +7,20 @@ text and calls comes back: neither side sees the other's headers, keys or addres
 from __future__ import annotations
 
 import asyncio
+import re
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from localllm.endpoints import Delta, RequestRefused, Wanted
+from localllm.endpoints import Delta, Wanted
 from localllm.engine.scheduler import Stopped
 from localllm.errors import AccessDenied, LocalLLMError, SourceFailed, UsageProblem
 from localllm.generation import Sampling
 from localllm.library.answering import Far, FarClient
+from localllm.library.endpoints import FarEndpoint, all_endpoints
+from localllm.registry import Registry
 from localllm.serve.answering.answer import Called, Ended, Part, Said, Thinking, joined
 from localllm.serve.answering.ask import Ask
 from localllm.serve.log import Log
@@ -47,20 +51,29 @@ class Elsewhere:
         self.lender: Lender | None = None  # of the models that this server holds
         self._clients: dict[str, FarUse] = {}
         self._replaced: list[FarUse] = []
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
 
     def use(self, far: Far) -> FarUse:
-        """On a worker: a keyring may take its time. Raises AccessDenied, MissingExtra, ..."""
-        known = self._clients.get(far.name)
-        if known is not None and known.far == far:
-            return known
-        made = FarUse(far, _told_apart(far, self.lender))
-        if known is not None:  # it was changed in the registry; answers of the old one go on
-            self._replaced.append(known)
-        self._clients[far.name] = made
-        return made
+        """On a worker: a keyring may take its time, for which only those who want the same one
+        wait. Raises AccessDenied, MissingExtra, ..."""
+        with self._lock:
+            own = self._making.setdefault(far.name, threading.Lock())
+        with own:
+            known = self._clients.get(far.name)
+            if known is not None and known.far == far:
+                return known
+            made = FarUse(far, _told_apart(far, self.lender))
+            with self._lock:
+                if known is not None:  # changed in the registry; answers of the old one go on
+                    self._replaced.append(known)
+                self._clients[far.name] = made
+            return made
 
     async def aclose(self) -> None:
-        for one in (*self._clients.values(), *self._replaced):
+        with self._lock:
+            found = (*self._clients.values(), *self._replaced)
+        for one in found:
             await one.client.aclose()
 
 
@@ -187,15 +200,24 @@ async def embedded(
 def for_clients(far: Far, error: LocalLLMError) -> LocalLLMError:
     """`error` as clients may read it: not where the server's own key is, and not the address of
     what stands behind it. The operator reads all of it in the log."""
-    if not isinstance(error, UsageProblem | RequestRefused):
+    if not isinstance(error, UsageProblem):
         Log.line("elsewhere", name=far.name, error=error.message)
     if isinstance(error, AccessDenied):
         return SourceFailed(f"{far.name} refuses this server: its key is missing or wrong")
-    host = getattr(getattr(far, "endpoint", None), "host", None)
-    if isinstance(host, str):
-        error.message = error.message.replace(f" ({host})", "").replace(host, far.name)
+    if hosts := _hosts(far):
+        text = re.sub(rf" \((?:{hosts})\)", "", error.message)
+        error.message = re.sub(hosts, lambda _: far.name, text)
     error.hint = None
     return error
+
+
+def _hosts(far: Far) -> str:
+    """The addresses of whom `far` may have asked, as a pattern, the longest first; "" for none.
+    A router's members can be any endpoints of its registry."""
+    registry = getattr(far, "registry", None)
+    known = all_endpoints(registry) if isinstance(registry, Registry) else ()
+    found = {far.endpoint.host} if isinstance(far, FarEndpoint) else {one.host for one in known}
+    return "|".join(re.escape(host) for host in sorted(found, key=len, reverse=True))
 
 
 def _part(one: Delta | FarEnded) -> Part:

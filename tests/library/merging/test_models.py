@@ -210,6 +210,9 @@ def test_a_type_that_loses_the_difference_is_refused(merge: Merge, tmp_path: Pat
         merge(one, type="Q4_0")
     assert "--allow-loss" in str(failed.value.hint)
     assert merge(one, type="Q4_0", allow_loss=True).survival is not None
+    with pytest.raises(GateFailed):  # what was let through once is not let through for good
+        merge(one, type="Q4_0")
+    assert merge(one, type="Q4_0", allow_loss=True).reused
     kept = merge(one, type="F16").survival
     assert kept is not None
     assert kept.share == pytest.approx(1.0, abs=0.2)
