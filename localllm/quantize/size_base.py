@@ -14,10 +14,18 @@ from localllm.placement import open_model
 from localllm.quantize.plan import FLOATS, Request
 from localllm.quantize.recipe import Recipe
 from localllm.quantize.search.live import LiveWeights
-from localllm.quantize.search.trial import Trial
+from localllm.quantize.search.trial import KnownAnswers, Trial
 from localllm.quantize.search.weights import Weights
 from localllm.quantize.size_judge import plan_options
-from localllm.quantize.size_text import JUDGE, SEARCH, Contexts, SomeText, contexts_of
+from localllm.quantize.size_text import (
+    CHOOSE,
+    JUDGE,
+    SEARCH,
+    Contexts,
+    SomeText,
+    apart,
+    contexts_of,
+)
 from localllm.quantize.source import Source
 from localllm.registry import Registry
 from localllm.ui import Bytes, Sink
@@ -25,7 +33,6 @@ from localllm.ui import Bytes, Sink
 if TYPE_CHECKING:
     from localllm.engine.context import Context
     from localllm.engine.quality_chunks import Chunk
-    from localllm.engine.quality_rows import Reference
     from localllm.quantize.importance import Vectors
 
 # Quantized tensors that are kept, as a share of the model's bytes: IQ types take far longer to
@@ -35,19 +42,13 @@ _INT8 = ("i8", "i16", "i32", "i64")
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedBy:
-    """Contexts, and what the original itself answers there. Stays when the model is closed."""
-
-    chunks: tuple[Chunk, ...]
-    references: tuple[Reference, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Base:
-    """The loaded original: `trial` changes it; `judged_by` is for the final judgment."""
+    """The loaded original: `trial` changes it, and measures on the search's contexts; `choose`
+    has others of the same text, `judged_by` those of the final judgment."""
 
     trial: Trial
-    judged_by: JudgedBy
+    choose: KnownAnswers
+    judged_by: KnownAnswers
 
 
 @contextmanager
@@ -97,10 +98,11 @@ def opened_base(
     texts: tuple[SomeText, SomeText],
     n_threads: int,
     sink: Sink,
-    contexts: tuple[Contexts, Contexts] = (SEARCH, JUDGE),
+    contexts: tuple[Contexts, Contexts, Contexts] = (SEARCH, CHOOSE, JUDGE),
 ) -> Iterator[Base]:
     """Load the float file at `path` into memory of its own (its whole size, not mapped) and
-    compute what it answers to both texts (search, judge).
+    compute what it answers to both texts: to the first for searching and choosing, to the
+    second for judging.
 
     Raises DoesNotFit, EngineError (models that generate no text), UsageProblem (texts too
     short), and what loading raises.
@@ -128,19 +130,19 @@ def opened_base(
         for advice in opened.advice:
             sink.note(advice.message + (f" ({advice.hint})" if advice.hint else ""))
         tokenizer = opened.model.tokenizer
-        search, judge = (
-            contexts_of(text, tokenizer, wanted)
-            for text, wanted in zip(texts, contexts, strict=True)
-        )
+        search, choose = apart(texts[0], tokenizer, *contexts[:2])
+        judge = contexts_of(texts[1], tokenizer, contexts[2])
         n_workers = opened.context.n_threads
-        with sink.progress.steps("answers of the original", 2) as advance:
+        with sink.progress.steps("answers of the original", 3) as advance:
             trial = stack.enter_context(
                 _trial(weights, live, opened.context, search, vectors, n_workers)
             )
             advance(1)
-            references = trial.references(judge)
-            advance(1)
-        yield Base(trial, JudgedBy(judge, references))
+            others = []
+            for chunks in (choose, judge):
+                others.append(trial.judged_by(chunks))
+                advance(1)
+        yield Base(trial, *others)
 
 
 def _trial(

@@ -13,7 +13,7 @@ from localllm.quantize.importance import importance_file
 from localllm.quantize.plan import Request, engine_options
 from localllm.quantize.quantize import quantize
 from localllm.quantize.result import Quantized
-from localllm.quantize.size_base import JudgedBy
+from localllm.quantize.search.trial import KnownAnswers
 from localllm.quantize.size_ground import Preset
 from localllm.quantize.size_judge import Side, Verdict, answers, change
 from localllm.quantize.size_prepare import Prepared
@@ -36,7 +36,7 @@ def make(
     prepared: Prepared,
     request: Request,
     preset: Preset | None,
-    judged_by: JudgedBy | None,
+    judged_by: KnownAnswers | None,
     text: SomeText,
     registry: Registry,
     sink: Sink,
@@ -112,7 +112,7 @@ def judge(
     ours: Quantized,
     preset_path: Path,
     preset: Preset,
-    judged_by: JudgedBy,
+    judged_by: KnownAnswers,
     text: SomeText,
     n_threads: int,
     sink: Sink,

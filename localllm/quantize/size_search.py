@@ -24,7 +24,8 @@ from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import grouped
 from localllm.quantize.search.rounding import kinds_with_a_choice
 from localllm.quantize.search.search import Search
-from localllm.quantize.size_base import JudgedBy, float_copy, opened_base
+from localllm.quantize.search.trial import KnownAnswers
+from localllm.quantize.size_base import float_copy, opened_base
 from localllm.quantize.size_judge import Verdict
 from localllm.quantize.size_make import Made, make, named
 from localllm.quantize.size_prepare import Limit, Prepared, limit_of, prepare, within
@@ -205,7 +206,7 @@ def _searched(
     texts: tuple[SomeText, SomeText],
     registry: Registry,
     sink: Sink,
-) -> tuple[Search, Found, JudgedBy | None]:
+) -> tuple[Search, Found, KnownAnswers | None]:
     """Choose the types; with the contexts of the final judgment, unless errors decide alone."""
     budget = prepared.free_bytes(limit)
     if asked.quick:
@@ -229,6 +230,7 @@ def _searched(
             prepared.n_layers,
             pinned=pinned,
             measure=lambda types: base.trial.measure(types).mean.value,
+            measure_apart=lambda types: base.trial.measure(types, base.choose).mean.value,
             until=until,
             parts=_parts(prepared, run_s, until),
             advance=lambda what: advance(1, what),

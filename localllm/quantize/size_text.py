@@ -45,6 +45,7 @@ class Contexts:
 
 # Errors cluster by context, so many short ones tell more than few long ones of the same cost.
 SEARCH = Contexts(16, 64, 16)
+CHOOSE = Contexts(32, 192, 32)  # among the best few, in the search's text
 JUDGE = Contexts(32, 192, 32)
 
 
@@ -78,11 +79,49 @@ def _part(name: str, content: str) -> SomeText:
 
 def contexts_of(text: SomeText, tokenizer: Tokenizer, wanted: Contexts) -> tuple[Chunk, ...]:
     """At most `wanted.n` contexts. Raises UsageProblem where the text gives fewer than two."""
+    return _spread(_all_contexts(text, tokenizer, wanted.n_ctx, wanted.n_scored), wanted.n)
+
+
+def apart(
+    text: SomeText, tokenizer: Tokenizer, one: Contexts, other: Contexts
+) -> tuple[tuple[Chunk, ...], tuple[Chunk, ...]]:
+    """Contexts of both shapes from the same text that share no token: stretches of it serve
+    them in turn. Raises UsageProblem where the text gives fewer than two of either."""
+    n_ctx = max(one.n_ctx, other.n_ctx)
+    stretches = _all_contexts(text, tokenizer, n_ctx, n_ctx - 1)
+    mine, others = (
+        tuple(_last(chunk, wanted) for chunk in _spread(stretches[first::2], wanted.n))
+        for first, wanted in enumerate((one, other))
+    )
+    if min(len(mine), len(others)) < 2:
+        raise UsageProblem(
+            f"{text.name} is too short: a search takes at least {4 * n_ctx} tokens, "
+            f"it has {len(stretches)} times {n_ctx}",
+            "give more --text",
+        )
+    return mine, others
+
+
+def _all_contexts(
+    text: SomeText, tokenizer: Tokenizer, n_ctx: int, n_scored: int
+) -> tuple[Chunk, ...]:
     from localllm.engine.quality_chunks import chunks_of
 
     bos = tokenizer.bos if tokenizer.adds_bos else None
-    tokens = tokenizer.encode(text.content)
-    found = chunks_of(tokens, wanted.n_ctx, bos, n_scored=wanted.n_scored)
-    if len(found) <= wanted.n:
-        return found
-    return tuple(found[i * len(found) // wanted.n] for i in range(wanted.n))
+    return chunks_of(tokenizer.encode(text.content), n_ctx, bos, n_scored=n_scored)
+
+
+def _spread(found: Sequence[Chunk], n: int) -> tuple[Chunk, ...]:
+    """At most `n` of them, evenly over the text."""
+    if len(found) <= n:
+        return tuple(found)
+    return tuple(found[i * len(found) // n] for i in range(n))
+
+
+def _last(chunk: Chunk, wanted: Contexts) -> Chunk:
+    """The chunk's first tokens, as many as a context of `wanted` has, its last ones scored."""
+    from dataclasses import replace
+
+    first = wanted.n_ctx - 1 - wanted.n_scored
+    targets = chunk.tokens[first + 1 : wanted.n_ctx]
+    return replace(chunk, tokens=chunk.tokens[: wanted.n_ctx], first=first, targets=targets)

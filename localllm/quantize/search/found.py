@@ -26,7 +26,8 @@ class GroupDamage:
 class Found:
     """`types` of the tensors that could be chosen, the sum of their sizes, and what the model of
     damages predicts; `bound` is a prediction that no choice could be under. `kld` is the whole
-    choice's divergence on the search text, with all tensors that were pinned."""
+    choice's divergence with all tensors that were pinned, on text that its groups were not
+    measured on."""
 
     types: Mapping[str, str]
     size_bytes: int

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from localllm.closing import Closing
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     from localllm.engine.quality_rows import Reference
 
 _BLOCK = 1 << 20  # numbers quantized at a time by one thread: 4 MiB of floats
+
+
+@dataclass(frozen=True, eq=False)
+class KnownAnswers:
+    """Contexts, and what the original itself answers there. Stays when the model is closed."""
+
+    chunks: tuple[Chunk, ...]
+    references: tuple[Reference, ...]
 
 
 class Trial(Closing):
@@ -56,31 +65,34 @@ class Trial(Closing):
         from localllm.engine.quality import Judge
 
         self._original, self._live, self._context = original, live, context
-        self._vectors, self._chunks, self._n_threads = vectors, tuple(chunks), n_threads
+        self._vectors, self._n_threads = vectors, n_threads
         self._changed: dict[str, str] = {}
         self._packed: dict[tuple[str, str], NDArray[np.uint8]] = {}  # the oldest first
         self._room = kept_bytes
         self._pool = ThreadPoolExecutor(max_workers=n_threads)
         self._judge = Judge(context, n_threads)
-        self._references = self._judge.references(self._chunks)
+        self._usual = KnownAnswers(tuple(chunks), self._judge.references(tuple(chunks)))
         live.settle()
 
     def can_change(self, name: str) -> bool:
         """Whether the model computes with this tensor in a way that is seen from outside."""
         return name in self._live
 
-    def measure(self, types: Mapping[str, str]) -> KldSample:
+    def measure(self, types: Mapping[str, str], by: KnownAnswers | None = None) -> KldSample:
         """The divergence from the original with each tensor of `types` in its type, all others
-        as they were; tensors that cannot be changed stay. Raises DamagedFile for NaN."""
+        as they were; tensors that cannot be changed stay. On `by`, else the trial's own
+        contexts. Raises DamagedFile for NaN."""
         from localllm.engine.quality import kld_sample
 
+        by = by or self._usual
         self._set({name: kind.lower() for name, kind in types.items() if self.can_change(name)})
-        return kld_sample(self._context, self._chunks, self._references, self._n_threads)
+        return kld_sample(self._context, by.chunks, by.references, self._n_threads)
 
-    def references(self, chunks: Iterable[Chunk]) -> tuple[Reference, ...]:
+    def judged_by(self, chunks: Iterable[Chunk]) -> KnownAnswers:
         """What the original answers to other contexts, for judging by them later."""
         self._set({})
-        return self._judge.references(tuple(chunks))
+        held = tuple(chunks)
+        return KnownAnswers(held, self._judge.references(held))
 
     def close(self) -> None:
         self._judge.close()

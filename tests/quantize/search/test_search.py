@@ -103,12 +103,36 @@ def test_what_groups_do_to_each_other_is_learned_from_whole_choices() -> None:
     assert two - best < 0.3 * (one - best)
 
 
+@pytest.mark.parametrize("misled", [True, False])
+def test_a_correction_is_taken_only_if_other_text_bears_it_out(misled: bool) -> None:
+    """The search's own text says that attn_q counts for more beside the others; it is so, or a
+    quirk of those few tokens."""
+    budget = (even("q3_k") + even("q4_k")) // 2
+    alone = Model(dict.fromkeys(KINDS, 1.0))
+    other = Model({"attn_q": 0.8, "attn_k": 1.0, "ffn_down": 1.2})
+    apart = other if misled else Together({})
+    plain = Search(damages(), N_LAYERS, measure=alone, whole=0.0, parts=1).find(budget)
+    search = Search(
+        damages(), N_LAYERS, measure=Together({}), measure_apart=apart, whole=8.0, parts=1
+    )
+    found = search.find(budget)
+    seen = [one for one in apart.seen if len(one) == len(KINDS) * N_LAYERS]
+    assert len(seen) in (2, 3)  # without, with all of the correction, and with half
+    assert (found.types == plain.types) is misled
+    assert apart.of(found.types) == min(apart.of(types) for types in seen)
+    assert found.kld == pytest.approx(apart.of(found.types))
+    if misled:  # what is explained is what was taken
+        assert found.predicted == pytest.approx(plain.predicted)
+
+
 def test_choices_measured_whole_have_the_size_wanted() -> None:
     model = Model({"attn_q": 0.1, "attn_k": 1.0, "ffn_down": 10.0})
     Search(damages(), N_LAYERS, measure=model, whole=2.0).find(even("q4_k"))
     whole = [seen for seen in model.seen if len(seen) == len(KINDS) * N_LAYERS]
     sizes = [sum(ROWS * row_type(t).row_bytes(COLUMNS) for t in one.values()) for one in whole]
-    assert len(whole) == 2 * 3 * len(KINDS) + 1
+    chosen, varied = whole[0], whole[1 : 1 + 2 * 3 * len(KINDS)]
+    assert len(whole) in (len(varied) + 1, len(varied) + 2, len(varied) + 3)  # and corrected
+    assert chosen not in varied
     assert 0.97 * even("q4_k") <= min(sizes) <= max(sizes) <= even("q4_k")
     assert len({tuple(sorted(one.items())) for one in whole}) > 5  # that differ
 
@@ -159,7 +183,7 @@ def test_pinned_tensors_are_measured_with_the_whole() -> None:
     free = {n: d for n, d in damages().items() if "blk.0." not in n}
     pinned = {n: "q2_k" for n in damages() if "blk.0." in n}
     found = Search(free, N_LAYERS, pinned=pinned, measure=model).find(even("q4_k"))
-    assert model.seen[-1] == {**pinned, **found.types}
+    assert {**pinned, **found.types} in model.seen
     assert found.kld == pytest.approx(model.of({**pinned, **found.types}))
     assert set(found.types) == set(free)
 

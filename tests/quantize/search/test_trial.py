@@ -140,9 +140,9 @@ def test_the_original_answers_again_after_types_were_tried(tmp_path: Path) -> No
     chunks = contexts()
 
     def check(made: Trial) -> None:
-        first = made.references(chunks)
+        first = made.judged_by(chunks).references
         made.measure({"blk.0.attn_v.weight": "q2_k"})
-        again = made.references(chunks)
+        again = made.judged_by(chunks).references
         np.testing.assert_array_equal(first[0].logits, again[0].logits)
 
     trial(tiny_llama(tmp_path / "m.gguf"), {}, check)

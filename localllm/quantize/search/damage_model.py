@@ -1,0 +1,131 @@
+"""What is known of a model's damage: the sum over its tensors, and what is chosen by it.
+
+A tensor's damage is the weighted relative error of its type (`sensitivity`) times how much the
+model's answers suffer from error in tensors of its group (`curves`), and what the type's kernel
+loses by rounding activations (`rounding`); a group's may be corrected by what whole choices
+showed (`whole`).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from localllm.quantize.search.allocate import Allocation, Item, Option, allocate
+from localllm.quantize.search.choices import allowed
+from localllm.quantize.search.curves import Curves
+from localllm.quantize.search.found import GroupDamage
+from localllm.quantize.search.groups import PARTS, group_by_tensor, grouped
+from localllm.quantize.search.rounding import Rounding
+from localllm.quantize.search.sensitivity import Damage
+
+_REFERENCES = ("q4_0", "q8_0", "f16")  # a type that all tensors of a group can have
+
+Factors = Mapping[str, float]  # by group, what its damage is multiplied by
+
+
+class DamageModel:
+    """Of the tensors that can be chosen: `damages` has the types that each may get.
+
+    `wise` are those that are not known to be bad; `curves` and `rounding` learn from what is
+    measured. Where nothing was, errors decide alone.
+    """
+
+    def __init__(
+        self, damages: Mapping[str, Sequence[Damage]], n_layers: int, parts: int = PARTS
+    ) -> None:
+        self.damages = damages
+        self.wise = {name: allowed(name, options) for name, options in damages.items()}
+        self.groups = grouped(damages, n_layers, parts)
+        self.curves = Curves()
+        self.rounding = Rounding()
+        self.factors: Factors = {}
+        self.group_of = group_by_tensor(self.groups)
+        self._by_type = {n: {d.type: d for d in ds} for n, ds in damages.items()}
+        self._scale = {n: s for g in self.groups.values() for n, s in self._evened(g).items()}
+
+    def allocated(self, budget_bytes: int, factors: Factors | None = None) -> dict[str, str]:
+        """The best choice by what is known now; with other `factors` than its own. Raises
+        DoesNotFit where the smallest types exceed the budget."""
+        return dict(self._allocation(budget_bytes, factors).types)
+
+    def bound(self, budget_bytes: int) -> float:
+        """A prediction that no choice could be under."""
+        return self._allocation(budget_bytes, None).bound
+
+    def _allocation(self, budget_bytes: int, factors: Factors | None) -> Allocation:
+        """With the types that are wise; with all, where only those are small enough."""
+        used = self.factors if factors is None else factors
+        least = sum(min(d.size_bytes for d in options) for options in self.wise.values())
+        items = [
+            Item(name, tuple(Option(d.type, d.size_bytes, self._damage(d, used)) for d in options))
+            for name, options in (self.wise if least <= budget_bytes else self.damages).items()
+        ]
+        return allocate(items, budget_bytes)
+
+    def _evened(self, names: Sequence[str]) -> dict[str, float]:
+        """What each tensor's errors are multiplied by, so that in one type all tensors of a
+        group have the same. The energy of some is that of a few huge activations: their share
+        of lost energy is small, and yet their loss was measured to hurt as the others' does."""
+        common = set.intersection(*(set(self._by_type[n]) for n in names))
+        known = [t for t in _REFERENCES if t in common]
+        errors = {n: self._by_type[n][known[0]].error for n in names} if known else {}
+        if not errors or min(errors.values()) <= 0:
+            return dict.fromkeys(names, 1.0)
+        usual = statistics.geometric_mean(errors.values())
+        return {n: usual / error for n, error in errors.items()}
+
+    def _error_of(self, damage: Damage) -> float:
+        return damage.error * self._scale[damage.tensor]
+
+    def _damage(self, damage: Damage, factors: Factors) -> float:
+        error = self._error_of(damage)
+        lost = self.rounding.of(damage.tensor, damage.type)
+        group = self.group_of[damage.tensor]
+        return factors.get(group, 1.0) * (error * self.curves.slope(group, error) + lost)
+
+    # --- of a choice ----------------------------------------------------------------------
+
+    def error(self, types: Mapping[str, str]) -> float:
+        """Mean over the tensors."""
+        found = [self._error_of(self._by_type[n][t]) for n, t in types.items()]
+        return sum(found) / max(1, len(found))
+
+    def predicted(self, types: Mapping[str, str]) -> float:
+        """The damage of these tensors in these types, nats a token where it was measured."""
+        return sum(self._damage(self._by_type[n][t], self.factors) for n, t in types.items())
+
+    def predicted_by_group(self, chosen: Mapping[str, str]) -> dict[str, float]:
+        return {
+            group: self.predicted({n: chosen[n] for n in names})
+            for group, names in self.groups.items()
+        }
+
+    def size_bytes(self, types: Mapping[str, str]) -> int:
+        return sum(self._by_type[n][t].size_bytes for n, t in types.items())
+
+    def least_bytes(self, group: str) -> int:
+        return sum(min(d.size_bytes for d in self.damages[n]) for n in self.groups[group])
+
+    def explained(self, chosen: Mapping[str, str]) -> tuple[GroupDamage, ...]:
+        """The groups of a choice, in the model's order."""
+        return tuple(self._explained(g, names, chosen) for g, names in self.groups.items())
+
+    def _explained(
+        self, group: str, names: Sequence[str], chosen: Mapping[str, str]
+    ) -> GroupDamage:
+        types: dict[str, int] = {}
+        for name in names:
+            types[chosen[name]] = types.get(chosen[name], 0) + 1
+        mine = {name: chosen[name] for name in names}
+        point = self.curves.nearest(group, self.error(mine))
+        return GroupDamage(
+            group=group,
+            n_tensors=len(names),
+            types=types,
+            size_bytes=self.size_bytes(mine),
+            error=sum(self._by_type[n][t].error for n, t in mine.items()),
+            probe=None if point is None else "/".join(sorted(set(point.types.values()))),
+            kld=None if point is None else point.kld,
+            predicted_kld=self.predicted(mine),
+        )
