@@ -2,8 +2,8 @@
 
 A tensor's damage is the weighted relative error of its type (`sensitivity`) times how much the
 model's answers suffer from error in tensors of its group (`curves`), and what the type's kernel
-loses by rounding activations (`rounding`); a group's may be corrected by what whole choices
-showed (`whole`).
+loses by rounding activations (`rounding`); groups and types may be corrected by what whole
+choices showed (`whole`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from localllm.quantize.search.allocate import Allocation, Item, Option, allocate
 from localllm.quantize.search.choices import allowed
 from localllm.quantize.search.curves import Curves
+from localllm.quantize.search.factors import NO_FACTORS, Factors
 from localllm.quantize.search.found import GroupDamage
 from localllm.quantize.search.groups import PARTS, group_by_tensor, grouped
 from localllm.quantize.search.rounding import Rounding
 from localllm.quantize.search.sensitivity import Damage
 
 _REFERENCES = ("q4_0", "q8_0", "f16")  # a type that all tensors of a group can have
-
-Factors = Mapping[str, float]  # by group, what its damage is multiplied by
 
 
 class DamageModel:
@@ -39,7 +38,7 @@ class DamageModel:
         self.groups = grouped(damages, n_layers, parts)
         self.curves = Curves()
         self.rounding = Rounding()
-        self.factors: Factors = {}
+        self.factors = NO_FACTORS
         self.group_of = group_by_tensor(self.groups)
         self._by_type = {n: {d.type: d for d in ds} for n, ds in damages.items()}
         self._scale = {n: s for g in self.groups.values() for n, s in self._evened(g).items()}
@@ -82,7 +81,7 @@ class DamageModel:
         error = self._error_of(damage)
         lost = self.rounding.of(damage.tensor, damage.type)
         group = self.group_of[damage.tensor]
-        return factors.get(group, 1.0) * (error * self.curves.slope(group, error) + lost)
+        return factors.of(group, damage.type) * (error * self.curves.slope(group, error) + lost)
 
     # --- of a choice ----------------------------------------------------------------------
 
@@ -95,11 +94,17 @@ class DamageModel:
         """The damage of these tensors in these types, nats a token where it was measured."""
         return sum(self._damage(self._by_type[n][t], self.factors) for n, t in types.items())
 
-    def predicted_by_group(self, chosen: Mapping[str, str]) -> dict[str, float]:
+    def by_group(self, chosen: Mapping[str, str]) -> dict[str, float]:
         return {
             group: self.predicted({n: chosen[n] for n in names})
             for group, names in self.groups.items()
         }
+
+    def by_type(self, chosen: Mapping[str, str]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, kind in chosen.items():
+            found[kind] = found.get(kind, 0.0) + self.predicted({name: kind})
+        return found
 
     def size_bytes(self, types: Mapping[str, str]) -> int:
         return sum(self._by_type[n][t].size_bytes for n, t in types.items())

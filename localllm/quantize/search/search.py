@@ -11,18 +11,24 @@ best of them is taken.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from localllm.quantize.search.choices import bits_for, near
 from localllm.quantize.search.curves import Point
-from localllm.quantize.search.damage_model import DamageModel, Factors
+from localllm.quantize.search.damage_model import DamageModel
+from localllm.quantize.search.factors import NO_FACTORS, Factors
 from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import PARTS
 from localllm.quantize.search.rounding import PROBES, kinds_with_a_choice
 from localllm.quantize.search.sensitivity import Damage
-from localllm.quantize.search.whole import Observed, factors
+from localllm.quantize.search.whole import Observed, learn
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Measure = Callable[[Mapping[str, str]], float]  # mean KL divergence, nats a token
 
@@ -30,7 +36,8 @@ Measure = Callable[[Mapping[str, str]], float]  # mean KL divergence, nats a tok
 _FAR = 1.7
 _ROUNDS = 3  # of choosing and measuring what was chosen far off
 _WHOLE = 2.5  # choices measured whole for each group
-_WHOLE_SPREAD = 0.5  # standard deviation of the logarithm by which their groups' damages vary
+# Standard deviations of the logarithms by which their groups' and types' damages vary.
+_GROUP_SPREAD, _TYPE_SPREAD = 0.5, 0.3
 _LEAST_WHOLE = 8  # fewer say nothing
 _LEARN_EVERY = 12  # choices after which what they say is used for the next
 _SHARES = (1.0, 0.5)  # of the correction, tried beside none
@@ -64,7 +71,7 @@ class Search:
         """Choose within `budget_bytes` for the tensors of `damages`. Raises DoesNotFit where the
         smallest types exceed the budget."""
         begun, runs, kld = time.monotonic(), self.runs, None
-        self.model.factors = {}
+        self.model.factors = NO_FACTORS
         chosen = self.allocated(budget_bytes)
         if self.measure is not None:
             self._probe(budget_bytes)
@@ -152,14 +159,14 @@ class Search:
         """The best choice of those that whole choices speak for, and its divergence; the model
         keeps the correction that it was made with."""
         model, began = self.model, time.monotonic()
-        best: Factors = {}
+        best = NO_FACTORS
         chosen = self.allocated(budget_bytes)
         kld = self._whole_run("the choice", chosen)
         took_s = time.monotonic() - began
         learned = self._learned(budget_bytes, self.until - len(_SHARES) * took_s)
         tried = [chosen]
-        for share in _SHARES if learned else ():
-            factors = {group: factor**share for group, factor in learned.items()}
+        for share in _SHARES if learned is not NO_FACTORS else ():
+            factors = learned.share(share)
             types = model.allocated(budget_bytes, factors)
             if types in tried:
                 continue
@@ -171,11 +178,12 @@ class Search:
         return chosen, kld
 
     def _learned(self, budget_bytes: int, until: float) -> Factors:
-        """What the groups count for beside each other at this size, by measuring whole choices."""
+        """What groups and types count for beside each other at this size, by measuring whole
+        choices. NO_FACTORS where time allowed too few."""
         import numpy as np
 
-        model = self.model
-        learned: Factors = {}
+        model, learned = self.model, NO_FACTORS
+        types_known = sorted({d.type for options in self.damages.values() for d in options})
         observed: list[Observed] = []
         by_chance = np.random.default_rng(0)
         wanted = round(self.whole * len(model.groups))
@@ -183,19 +191,22 @@ class Search:
         if self.pinned and wanted:
             rest = self._run("pinned tensors", self.pinned, needed=False) or 0.0
         for number in range(1, wanted + 1):
-            spread = np.exp(by_chance.normal(0.0, _WHOLE_SPREAD, len(model.groups)))
-            by_group = zip(model.groups, spread, strict=True)
-            varied = {group: learned.get(group, 1.0) * float(factor) for group, factor in by_group}
+            varied = learned.times(
+                Factors(
+                    _by_chance(by_chance, model.groups, _GROUP_SPREAD),
+                    _by_chance(by_chance, types_known, _TYPE_SPREAD),
+                )
+            )
             chosen = model.allocated(budget_bytes, varied)
             types = {**self.pinned, **chosen}
             kld = None
             if time.monotonic() < until:
                 kld = self._run(f"choice {number} of {wanted}", types, needed=False)
             if kld is not None and kld > 0:
-                observed.append(Observed(model.predicted_by_group(chosen), kld))
+                observed.append(Observed(model.by_group(chosen), model.by_type(chosen), kld))
             last = kld is None or number == wanted
             if len(observed) >= _LEAST_WHOLE and (last or len(observed) % _LEARN_EVERY == 0):
-                learned = factors(observed, rest)
+                learned = learn(observed, rest)
             if kld is None:
                 break
         return learned
@@ -232,6 +243,11 @@ class Search:
             predicted=self.model.predicted(types),
             groups=self.model.explained(types),
         )
+
+
+def _by_chance(rng: np.random.Generator, names: Iterable[str], sd: float) -> dict[str, float]:
+    """A factor for each, log-normal."""
+    return {name: math.exp(rng.normal(0.0, sd)) for name in names}
 
 
 def _ratio(a: float, b: float) -> float:
