@@ -3,10 +3,10 @@
 Damage is taken as a sum over tensors (`damage_model`), and what it takes to know it is measured:
 first each group alone, near the size wanted; then each kind of tensor in types that lose next to
 nothing else; then groups again where the types chosen lie far from what was measured, until they
-do not; then choices of the wanted size that differ by chance, whole, which corrects what the
-groups count for beside each other (`whole`). A correction from few tokens can be for the worse:
-what is chosen with it, with half of it and without is measured whole on other text, and the
-best of them is taken.
+do not; then choices of the wanted size that differ by chance, whole, which corrects what groups
+and types count for beside each other (`whole`). A correction from few tokens overshoots, or is
+for the worse: what is chosen with it, with parts of it and without is measured whole on other
+text, and the best of them is taken.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WHOLE = 2.5  # choices measured whole for each group
 _GROUP_SPREAD, _TYPE_SPREAD = 0.5, 0.3
 _LEAST_WHOLE = 8  # fewer say nothing
 _LEARN_EVERY = 12  # choices after which what they say is used for the next
-_SHARES = (1.0, 0.5)  # of the correction, tried beside none
+_SHARES = (1.0, 0.5, 0.25)  # of the correction, tried beside none
 
 
 @dataclass

@@ -117,7 +117,7 @@ def test_a_correction_is_taken_only_if_other_text_bears_it_out(misled: bool) -> 
     )
     found = search.find(budget)
     seen = [one for one in apart.seen if len(one) == len(KINDS) * N_LAYERS]
-    assert len(seen) in (2, 3)  # without, with all of the correction, and with half
+    assert 2 <= len(seen) <= 4  # without the correction, with it, and with parts of it
     assert (found.types == plain.types) is misled
     assert apart.of(found.types) == min(apart.of(types) for types in seen)
     assert found.kld == pytest.approx(apart.of(found.types))
@@ -131,7 +131,7 @@ def test_choices_measured_whole_have_the_size_wanted() -> None:
     whole = [seen for seen in model.seen if len(seen) == len(KINDS) * N_LAYERS]
     sizes = [sum(ROWS * row_type(t).row_bytes(COLUMNS) for t in one.values()) for one in whole]
     chosen, varied = whole[0], whole[1 : 1 + 2 * 3 * len(KINDS)]
-    assert len(whole) in (len(varied) + 1, len(varied) + 2, len(varied) + 3)  # and corrected
+    assert len(varied) < len(whole) <= len(varied) + 4  # and corrected, three ways
     assert chosen not in varied
     assert 0.97 * even("q4_k") <= min(sizes) <= max(sizes) <= even("q4_k")
     assert len({tuple(sorted(one.items())) for one in whole}) > 5  # that differ
