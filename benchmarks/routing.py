@@ -13,7 +13,8 @@ counted.
 alone, scored on GSM8K. Every difference is APGR less that of prompt length on the same prompts,
 its interval by paired bootstrap. Latency is one decision at a time, after a warm-up, as wall
 time and as processor time (the one to read where other work runs). OMP_NUM_THREADS=1 keeps it
-to one core.
+to one core. `embedded` has the same of the predictor on embeddings, where its package is
+installed; its figures are beside the method, not the method.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from typing import Any
 
 import numpy as np
 
+from localllm.errors import MissingExtra
 from localllm.route.contrast import Contrast
+from localllm.route.embedders import static_embedder
 from localllm.route.measuring.intervals import Measured
+from localllm.route.predictors.embedded import trainer
 from localllm.route.predictors.lexical import train_lexical
 from localllm.route.reading.jsonl import Labels, read_contrast
 from localllm.route.router import Router
@@ -76,6 +80,7 @@ def main() -> None:
     prompts = test.prompts[: options.latency_prompts]
     result["decision_ms"] = _latency(router, prompts, time.perf_counter)
     result["decision_cpu_ms"] = _latency(router, prompts, time.process_time)
+    result["embedded"] = _embedded(train, test, prompts)
     result["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     print(json.dumps(result, indent=2))
 
@@ -86,6 +91,23 @@ def _fix_trained(path: Path, corrected: Contrast) -> dict[str, Any]:
     if not len(part):
         return {}
     return {"fix_trained": _figures(evaluate_on(train_lexical(train).scores(part.prompts), part))}
+
+
+def _embedded(train: Contrast, test: Contrast, prompts: tuple[str, ...]) -> dict[str, Any] | None:
+    """None where the embedding model is not installed."""
+    try:
+        embedder = static_embedder()
+    except MissingExtra:
+        return None
+    router = train_router(train, "weak", "strong", trainer(embedder)).router
+    found: dict[str, Any] = {}
+    for name in ("mmlu", "gsm8k"):
+        part = test.of_benchmark(name)
+        if len(part):
+            found[name] = _figures(evaluate_on(router.probabilities(part.prompts), part))
+    found["decision_ms"] = _latency(router, prompts, time.perf_counter)
+    found["decision_cpu_ms"] = _latency(router, prompts, time.process_time)
+    return found
 
 
 def _unseen(test: Contrast, train: Contrast) -> tuple[Contrast, int]:

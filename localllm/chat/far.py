@@ -17,7 +17,7 @@ from localllm.chat.settings import ChatSettings
 from localllm.closing import Closing
 from localllm.errors import UsageProblem
 from localllm.generation import Sampling
-from localllm.library.answering import Far, FarGenerator
+from localllm.library.answering import Far, FarGenerator, FarStream
 from localllm.toolcalls import TextPart, Tool
 
 if TYPE_CHECKING:
@@ -110,7 +110,11 @@ class FarAsk:
 def speak(session: FarSession, conversation: Conversation, ask: FarAsk, view: AnswerView) -> Spoken:
     """Let it answer, and show that as it comes. Ctrl-C ends the answer with finish reason
     `cancelled`. Raises what asking raises."""
-    stream = session.generator.ask(ask.wanted(conversation))
+    return spoken_of(session.generator.ask(ask.wanted(conversation)), view)
+
+
+def spoken_of(stream: FarStream, view: AnswerView) -> Spoken:
+    """The same of an answer that was asked for already."""
     parts = stream.parts()
     texts: list[str] = []
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from localllm.chat import controls, judging, turns
+from localllm.chat import comparing, controls, judging, turns
 from localllm.chat.answer import Answer
 from localllm.chat.commands import Command, is_command, run
 from localllm.chat.completion import Completer
@@ -36,9 +36,12 @@ class Repl:
     wishes: LoadWishes
     prompt: Prompt
     chats: Chats
-    commands: tuple[Command, ...] = (*turns.COMMANDS, *judging.COMMANDS, *controls.COMMANDS)
+    commands: tuple[Command, ...] = (
+        *turns.COMMANDS, *judging.COMMANDS, *comparing.COMMANDS, *controls.COMMANDS,
+    )  # fmt: skip
     attached: list[str] = field(default_factory=list)  # files for the next message
     images: list[bytes] = field(default_factory=list)
+    compared: comparing.Compared | None = None  # two answers that wait for a vote
     edited: Entry | None = None  # the question that the next message takes the place of
 
     def loop(self) -> None:

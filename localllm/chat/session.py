@@ -215,12 +215,10 @@ def _how(model: Model, wishes: LoadWishes) -> tuple[dict[str, Any], bool]:
 
 
 def _attach(opened: Opened, model: Model, adapters: tuple[tuple[Path, float], ...]) -> None:
-    from localllm.engine.adapter import Attached, LoraAdapter, attach
+    from localllm.engine.adapter import attach_files
 
-    wanted = (*((f.path, 1.0) for f in model.with_role("adapter")), *adapters)
-    if wanted:
-        loaded = [Attached(LoraAdapter(opened.model, path), scale) for path, scale in wanted]
-        attach(opened.context, loaded)
+    if wanted := (*model.attached, *adapters):
+        attach_files(opened.context, wanted)
 
 
 def _generator(

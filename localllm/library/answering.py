@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from localllm.errors import LocalLLMError, ModelNotFound
@@ -116,6 +117,40 @@ class Judgeable(Protocol):
     def judge(self, verdict: str, source: str = "owner") -> str:
         """Say of the last answer that it was good or bad, or whose would be better; who is meant,
         as a sentence. Raises UsageProblem."""
+
+
+@dataclass(frozen=True)
+class Revealed:
+    """Who A and B were; `preferred` is None where neither was better."""
+
+    a: str
+    b: str
+    preferred: str | None
+
+
+class SideBySide(Protocol):
+    """Two answers to one question, A and B, by members that are told once somebody has chosen."""
+
+    @property
+    def streams(self) -> tuple[FarStream, FarStream]:
+        """A's and B's, to be read one after the other."""
+
+    def end(self) -> None:
+        """Both were read, or given up."""
+
+    def vote(self, verdict: str, answers: tuple[str, str]) -> Revealed:
+        """`verdict` is one of VERDICTS, `answers` what A and B said. Raises UsageProblem."""
+
+
+VERDICTS = ("a", "b", "tie", "both-bad")
+
+
+@runtime_checkable
+class Comparable(Protocol):
+    """A FarGenerator with two who can answer (a router)."""
+
+    def compare(self, wanted: Wanted) -> SideBySide:
+        """Raises UsageProblem where there are no two, or one of them may not see the question."""
 
 
 class FarKind(Protocol):

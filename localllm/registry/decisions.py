@@ -17,11 +17,13 @@ from localllm.registry.store import Registry
 
 _MEND = "move it away; a new one is made"
 MAX_VERDICT = 64
+TIE, BOTH_BAD = "tie", "both-bad"  # of two answers side by side
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one source said of a decision: "good", "bad", or the member that is better."""
+    """What one source said of a decision: "good", "bad", or the member that is better; of two
+    answers side by side the better one, TIE or BOTH_BAD."""
 
     source: str
     verdict: str
@@ -45,6 +47,13 @@ class Decided:
     prompt: str | None
     data: Mapping[str, Any] = field(default_factory=dict)
     votes: tuple[Verdict, ...] = ()
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The two members of a comparison in the order in which they were shown; () otherwise.
+        `data["answers"]` has what each said, `member` is whose was preferred."""
+        found = self.data.get("compared", ())
+        return tuple(str(name) for name in found) if isinstance(found, list) else ()
 
 
 class Decisions:
@@ -126,6 +135,19 @@ class Decisions:
                     (member, cost, json.dumps(whole), number),
                 )
 
+    def settle(self, number: int, *, member: str, data: Mapping[str, Any]) -> None:
+        """Say whose answer was preferred of a comparison ("" where none was). It counts as made
+        now: what a conversation keeps of it is written after that."""
+        with self.database.writing() as connection:
+            row = connection.execute("SELECT data FROM decision WHERE id = ?", (number,)).fetchone()
+            if row is not None:
+                whole = json.dumps({**json.loads(row["data"]), **data})
+                connection.execute(
+                    "UPDATE decision SET made_at = ?, member = ?, chosen = ?, data = ?"
+                    " WHERE id = ?",
+                    (time.time(), member, member, whole, number),
+                )
+
     def vote(self, number: int, verdict: str, source: str) -> None:
         """Let `source` say what it thinks of decision `number`, in place of what it said before:
         one source has one vote on each. Raises NotFound, UsageProblem."""
@@ -145,6 +167,8 @@ class Decisions:
         to choose from. Raises UsageProblem for another word."""
         found = self.find(number)
         known = {"good", "bad", found.member, found.chosen, *found.data.get("members", ())} - {""}
+        if found.compared:
+            known = {*found.compared, TIE, BOTH_BAD}
         if verdict not in known:
             raise UsageProblem(
                 f"{verdict[:40]!r} is no verdict on decision {number}",

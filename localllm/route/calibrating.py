@@ -10,71 +10,22 @@ import numpy as np
 from localllm.errors import UsageProblem
 from localllm.registry import Registry
 from localllm.registry.routers import KeptVersion, Routers
+from localllm.route.cascades.fitting import needed_logit
+from localllm.route.cascades.rows import Signalled
+from localllm.route.cascades.teaching import IDENTITY
 from localllm.route.contrast import Contrast, Floats, merged
+from localllm.route.expecting import Expected, Sample, Target, choose_threshold, expect
 from localllm.route.learned import Tested, digests, open_tested
-from localllm.route.measuring.intervals import LEVEL, Figure
+from localllm.route.measuring.calibration import Calibration
 from localllm.route.pool.member import cost_of
 from localllm.route.pool.reading import parse_spec
 from localllm.route.pool.spec import RouterSpec
+from localllm.route.pool.steps import CascadeStep
 from localllm.route.pool.writing import as_toml
-from localllm.route.router import Router, threshold_for_share
-from localllm.route.teaching import held_out_probabilities, trained_step, with_threshold
-from localllm.route.text.sparse import Ints
+from localllm.route.router import Router
+from localllm.route.teaching import chosen_step, held_out_probabilities, with_threshold
 
-_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Target:
-    """One of the three. `quality` is the part of the gap between the members that is recovered;
-    `budget` the mean cost of a prompt in the router's unit."""
-
-    strong_share: float | None = None
-    quality: float | None = None
-    budget: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [v for v in (self.strong_share, self.quality, self.budget) if v is not None]
-        if len(given) != 1:
-            raise UsageProblem(
-                "a threshold is set for one thing",
-                "--strong-share 30%, --quality 95% or --budget 0.01",
-            )
-        if self.budget is None and not 0 <= given[0] <= 1:
-            raise UsageProblem(f"a share is from 0 to 100 %, not {given[0]:g}")
-        if not (math.isfinite(given[0]) and given[0] >= 0):
-            raise UsageProblem(f"a budget is a number from 0 on, not {given[0]:g}")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Held-out prompts: the probability each has, the qualities of both members' answers, and
-    what each costs (NaN where that is not known)."""
-
-    probability: Floats
-    weak: Floats
-    strong: Floats
-    cost_weak: Floats
-    cost_strong: Floats
-
-    def __len__(self) -> int:
-        return len(self.probability)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a threshold brings on held-out prompts, with 95 % intervals."""
-
-    threshold: float
-    n_prompts: int
-    strong_share: Figure
-    quality: Figure
-    recovered: Figure | None  # None where the strong member is no better
-    cost: Figure | None
-    quality_weak: float
-    quality_strong: float
-    cost_weak: float | None
-    cost_strong: float | None
+_MIN_FRESH = 10  # prompts
 
 
 @dataclass(frozen=True)
@@ -93,19 +44,24 @@ class Calibrated:
 def sample_of(
     spec: RouterSpec, probability: Floats, weak: Floats, strong: Floats, chars: Floats
 ) -> Sample:
-    step = trained_step(spec)
+    """A cascade's weak member is paid for all its samples, and the strong one comes on top."""
+    step = chosen_step(spec)
     costs = [
         np.array([
             cost_of(spec.member(name), spec.cost_unit, n / 4, spec.answer_tokens) for n in chars
         ])
         for name in (step.weak, step.strong)
     ]  # fmt: skip
+    if isinstance(step, CascadeStep):
+        drawn = step.samples if "agreement" in step.signals else 1
+        weakly = costs[0] * drawn
+        return Sample(probability, weak, strong, weakly, weakly + costs[1])
     return Sample(probability, weak, strong, costs[0], costs[1])
 
 
-def tested_sample(spec: RouterSpec, router: Router, tested: Tested) -> Sample:
+def tested_sample(spec: RouterSpec, calibration: Calibration, tested: Tested) -> Sample:
     """By what cross-validation gave when it was trained."""
-    probability = held_out_probabilities(tested, router.calibration)
+    probability = held_out_probabilities(tested, calibration)
     return sample_of(spec, probability, tested.weak, tested.strong, tested.chars.astype(float))
 
 
@@ -116,6 +72,16 @@ def fresh_sample(spec: RouterSpec, router: Router, contrast: Contrast) -> Sample
     return sample_of(spec, probability, contrast.weak, contrast.strong, chars)
 
 
+def fresh_rows_sample(spec: RouterSpec, rows: Signalled) -> Sample:
+    """Of answers that a cascade's combiner was not fitted to."""
+    step = spec.last
+    assert isinstance(step, CascadeStep)
+    probability = IDENTITY.probability(needed_logit(rows, step.combiner))
+    contrast = rows.contrast
+    chars = np.array([float(len(prompt)) for prompt in contrast.prompts])
+    return sample_of(spec, probability, contrast.weak, contrast.strong, chars)
+
+
 def unseen(contrast: Contrast, tested: Tested | None) -> tuple[Contrast, int]:
     """The prompts that did not train the router, each once, and how many did."""
     once, _ = merged(contrast)
@@ -123,68 +89,6 @@ def unseen(contrast: Contrast, tested: Tested | None) -> tuple[Contrast, int]:
         return once, 0
     known = np.isin(digests(once.prompts), tested.digests)
     return once.take(~known), int(known.sum())
-
-
-def choose_threshold(sample: Sample, target: Target) -> float:
-    """Raises UsageProblem for what no threshold reaches."""
-    if target.strong_share is not None:
-        return threshold_for_share(sample.probability, target.strong_share).probability
-    values = np.unique(sample.probability)
-    highest = min(1.0, float(np.nextafter(values[-1], 2)))
-    candidates = np.unique(np.concatenate([values, [highest]]))
-    order = np.argsort(sample.probability, kind="stable")
-    start = np.searchsorted(sample.probability[order], candidates)
-    quality = _mean_from(sample.weak, sample.strong, order, start)
-    if target.quality is not None:
-        gap = float(sample.strong.mean() - sample.weak.mean())
-        if gap <= 0:
-            raise UsageProblem(
-                "the strong member is no better on these prompts: there is no gap to recover",
-                "always use the weak one",
-            )
-        wanted = float(sample.weak.mean()) + target.quality * gap
-        # the highest threshold (the fewest strong calls) that reaches it
-        return float(candidates[np.flatnonzero(quality >= wanted - 1e-12)[-1]])
-    cost = _mean_from(sample.cost_weak, sample.cost_strong, order, start)
-    if not np.isfinite(cost).all():
-        raise UsageProblem(
-            "a budget needs the costs of both members",
-            "--cost NAME=IN/OUT when it is created, or localllm bench for seconds and joules",
-        )
-    assert target.budget is not None
-    allowed = np.flatnonzero(cost <= target.budget + 1e-15)
-    if not len(allowed):
-        raise UsageProblem(
-            f"a budget of {target.budget:g} a prompt is less than the {cost.min():.4g} of the "
-            "cheaper member"
-        )
-    return float(candidates[allowed[int(np.argmax(quality[allowed]))]])
-
-
-def expect(sample: Sample, threshold: float, seed: int = 0) -> Expected:
-    """Percentile bootstrap over prompts; the threshold stays as it is."""
-    goes = sample.probability >= threshold
-    quality = np.where(goes, sample.strong, sample.weak)
-    cost = np.where(goes, sample.cost_strong, sample.cost_weak)
-    known = bool(np.isfinite(sample.cost_weak).all() and np.isfinite(sample.cost_strong).all())
-    columns = np.stack([goes.astype(float), quality, sample.weak, sample.strong,
-                        np.where(np.isfinite(cost), cost, 0.0)])  # fmt: skip
-    means = _drawn_means(columns, seed)
-    gap = means[:, 3] - means[:, 2]
-    gap_here = float(sample.strong.mean() - sample.weak.mean())
-    recovered: Figure | None = None
-    if gap_here > 1e-9 and np.mean(gap > 1e-9) > 0.5:
-        sound = gap > 1e-9
-        drawn = (means[sound, 1] - means[sound, 2]) / gap[sound]
-        recovered = _figure(float((quality - sample.weak).mean()) / gap_here, drawn)
-    return Expected(
-        threshold, len(sample), _figure(float(goes.mean()), means[:, 0]),
-        _figure(float(quality.mean()), means[:, 1]), recovered,
-        _figure(float(cost.mean()), means[:, 4]) if known else None,
-        float(sample.weak.mean()), float(sample.strong.mean()),
-        float(sample.cost_weak.mean()) if known else None,
-        float(sample.cost_strong.mean()) if known else None,
-    )  # fmt: skip
 
 
 def calibrate_router(
@@ -201,21 +105,52 @@ def calibrate_router(
     By cross-validation's probabilities; with `contrast` on those of its prompts that did not
     train the router. `priced` is `spec` with all prices. Raises UsageProblem.
     """
-    costs = priced or spec
     tested = None if version.learned is None else open_tested(version.learned)
-    n_left_out, on = 0, "cross-validated"
-    if contrast is not None:
-        fresh, n_left_out = unseen(contrast, tested)
-        if len(fresh) < 10:
-            raise UsageProblem(
-                f"{len(fresh)} prompts that did not train it are too few to set a threshold on",
-                "without --data it is set by cross-validation",
-            )
-        sample, on = fresh_sample(costs, router, fresh), "held out"
-    elif tested is None:
+    costs = priced or spec
+    if contrast is None:
+        sample = tested_sample(costs, router.calibration, _there(tested))
+        return _calibrated(registry, version, spec, target, sample, "cross-validated", 0)
+    fresh, n_left_out = unseen(contrast, tested)
+    sample = _enough(fresh_sample(costs, router, fresh))
+    return _calibrated(registry, version, spec, target, sample, "held out", n_left_out)
+
+
+def calibrate_cascade(
+    registry: Registry, version: KeptVersion, spec: RouterSpec, target: Target,
+    rows: Signalled | None, priced: RouterSpec,
+) -> Calibrated:  # fmt: skip
+    """The same for a cascade; `priced` has the fitted combiner, `rows` are labelled answers."""
+    tested = None if version.learned is None else open_tested(version.learned)
+    if rows is None:
+        sample = tested_sample(priced, IDENTITY, _there(tested))
+        return _calibrated(registry, version, spec, target, sample, "cross-validated", 0)
+    n = len(rows)
+    if tested is not None:
+        rows = rows.take(~np.isin(digests(rows.contrast.prompts), tested.digests))
+    sample = _enough(fresh_rows_sample(priced, rows))
+    return _calibrated(registry, version, spec, target, sample, "held out", n - len(rows))
+
+
+def _there(tested: Tested | None) -> Tested:
+    if tested is None:
         raise UsageProblem("its file has no held-out figures", "give prompts: --data FILE")
-    else:
-        sample = tested_sample(costs, router, tested)
+    return tested
+
+
+def _enough(sample: Sample) -> Sample:
+    if len(sample) < _MIN_FRESH:
+        raise UsageProblem(
+            f"{len(sample)} prompts that did not train it are too few to set a threshold on",
+            "without --data it is set by cross-validation",
+        )
+    return sample
+
+
+def _calibrated(
+    registry: Registry, version: KeptVersion, spec: RouterSpec, target: Target, sample: Sample,
+    on: str, n_left_out: int,
+) -> Calibrated:  # fmt: skip
+    """Keep the threshold as a new version."""
     expected = expect(sample, choose_threshold(sample, target))
     before = parse_spec(version.text(), str(version.path))[1]
     figures = {
@@ -223,9 +158,10 @@ def calibrate_router(
         "quality": round(expected.quality.value, 4),
         "prompts": expected.n_prompts,
     }
+    how = {n: before[n] for n in ("predictor", "embedder", "model", "data") if n in before}
     text = as_toml(
         with_threshold(spec, expected.threshold),
-        {**{name: before[name] for name in ("predictor", "embedder", "data") if name in before},
+        {**how,
          "by": "calibrate", "on": on, "target_share": expected.strong_share.value,
          "figures": figures},
     )  # fmt: skip
@@ -243,23 +179,3 @@ def share_of(text: str, what: str) -> float:
     if not 0 <= value <= 1:
         raise UsageProblem(f"{what} {text!r} is no share", f"{what} 30%")
     return value
-
-
-def _mean_from(weak: Floats, strong: Floats, order: Ints, start: np.ndarray) -> Floats:
-    """The mean where the prompts from place `start` on (by probability) go to the strong one."""
-    gains = np.concatenate([[0.0], np.cumsum((strong - weak)[order][::-1])])
-    return np.asarray(float(weak.mean()) + gains[len(weak) - start] / len(weak))
-
-
-def _drawn_means(columns: Floats, seed: int) -> Floats:
-    """Means of every row of `columns` [k, n] over resampled prompts: [resamples, k]."""
-    random = np.random.default_rng(seed)
-    n = columns.shape[1]
-    counts = (np.bincount(random.integers(0, n, n), minlength=n) for _ in range(_RESAMPLES))
-    return np.asarray(np.array([columns @ drawn for drawn in counts]) / n)
-
-
-def _figure(value: float, drawn: Floats) -> Figure:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Figure(value, float(low), float(high))

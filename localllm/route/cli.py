@@ -174,7 +174,12 @@ def export_command(
     kept = Routers(registry).find(parse_named(name).name)
     done = export_router(registry, kept.current, path, with_prompts=with_prompts)
     if kept.current.learned is not None and path.suffix.lower() != ".toml":
-        sink.note("it holds every word that stands in two training prompts")
+        sink.note("it holds every word that stands in two training prompts, and digests of all")
+        if done.by_prompt and not with_prompts:
+            sink.warn(
+                "its predictor knows which of those words each training prompt has: much of "
+                "a prompt can be put together from that (--predictor lexical holds no such)"
+            )
     sink.show(done, exported_view)
 
 

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
+from localllm import config
 from localllm.errors import UsageProblem
 from localllm.generation import Message
 from localllm.registry import Registry
+from localllm.route.cascades.keeping import open_combiner
 from localllm.route.cli import Name
 from localllm.route.deciding.asked import Asked
-from localllm.route.deciding.explaining import Explained, explained, heaviest
+from localllm.route.deciding.explaining import (
+    CascadeExplained,
+    Explained,
+    explain_cascade,
+    explained,
+    heaviest,
+)
 from localllm.route.deciding.verdict import DecidedNow, decided
 from localllm.route.learned import open_known
 from localllm.route.naming import parse_named
 from localllm.route.opening import OpenRouter, open_router_named
+from localllm.route.pool.steps import CascadeStep
 from localllm.route.text.cues import read
 from localllm.ui import Fields, Heading, Note, Percent, Sink, Table, View
 from localllm.ui.marked import Mark, Marked, clean_lines
@@ -62,6 +72,13 @@ def explain_command(
     nearest: Annotated[
         int, typer.Option("--nearest", min=0, max=100, help="So many known prompts.")
     ] = 5,
+    run: Annotated[
+        bool,
+        typer.Option("--run", help="Of a cascade: its weak member answers, and that is judged."),
+    ] = False,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "-n", min=1, help="Of that answer, at most.")
+    ] = 256,
     *,
     sink: Sink,
 ) -> None:
@@ -75,7 +92,35 @@ def explain_command(
         opened.name, opened.version.number, opened.decider, asked, choice, found.guard,
         found.member, known, nearest,
     )  # fmt: skip
+    step = opened.decider.spec.last
+    n_tokens = max_tokens if run else None
+    if isinstance(step, CascadeStep):
+        shown = replace(shown, signals=_cascade(opened, step, messages, n_tokens, sink))
+    elif run:
+        raise UsageProblem("--run is for a cascade: nobody's answer decides here")
     sink.show(shown, lambda e: _explained_view(e, asked.prompt))
+
+
+def _cascade(
+    opened: OpenRouter, step: CascadeStep, messages: list[Message], max_tokens: int | None,
+    sink: Sink,
+) -> CascadeExplained:  # fmt: skip
+    """With `max_tokens` by an answer that is asked for now."""
+    learned = opened.version.learned
+    kept = None if learned is None else open_combiner(learned)
+    if max_tokens is None:
+        return explain_cascade(step, kept)
+    from localllm.route.answering.measuring import measure_weak
+    from localllm.route.answering.members import Members
+    from localllm.route.answering.opening import LocalWishes, OwnLender
+
+    settings = config.load()
+    wishes = LocalWishes(settings.n_ctx, settings.threads, step.samples)
+    lender = OwnLender(wishes, sink.progress)
+    registry = Registry.open()
+    with Members(opened.name, opened.priced, opened.standings, registry, lender) as doors:
+        found = measure_weak(doors, step, messages, max_tokens)
+    return explain_cascade(step, kept, found.signals, found.text)
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -92,7 +137,7 @@ def _asked(prompt: str | None, images: int, tools: bool) -> tuple[Asked, list[Me
     text = read_prompt(prompt)
     messages = [Message("user", text)]
     asked = Asked.of(messages, tools=tools)
-    return Asked(asked.prompt, asked.chars, images, tools, asked.at), messages
+    return replace(asked, images=images), messages
 
 
 def _opened(
@@ -143,6 +188,8 @@ def _explained_view(found: Explained, prompt: str) -> View:
     ]
     if found.score is not None:
         view += _score_view(found, prompt)
+    if found.signals is not None:
+        view += cascade_parts(found.signals, str(found.weak), str(found.strong))
     if found.neighbours:
         rows = [(f"{n.likeness:.2f}", Percent(n.weak), Percent(n.strong), _short(n.prompt))
                 for n in found.neighbours]  # fmt: skip
@@ -172,6 +219,27 @@ def _score_view(found: Explained, prompt: str) -> list[Part]:
         view.append(Note("a sentence's weight is what the score loses without it"))
     if not found.score_decided:
         view.append(Note("a step before the predictor chose: this is what it would have said"))
+    return view
+
+
+def cascade_parts(found: CascadeExplained, weak: str, strong: str) -> list[Part]:
+    """The weights of the signals, and of an answer that was asked for what each came to."""
+    told = "set by hand, not fitted: localllm route label, then train, fits them to judged answers"
+    if found.n_fitted:
+        told = f"fitted to {found.n_fitted} judged answers"
+    by_name = {part.name: part.amount for part in found.parts}
+    rows = [
+        (name, weight, found.means.get(name), found.measured.get(name), by_name.get(name))
+        for name, weight in found.weights.items()
+    ]
+    rows.append(("intercept", found.intercept, None, None, by_name.get("")))
+    columns = ("signal", "weight", "usually", "here", f"towards {strong}")
+    view: list[Part] = [Heading(f"How {weak}'s answer is judged"), Table(columns, rows), Note(told)]
+    if found.score is None or found.probability is None:
+        view.append(Note(f"{weak}'s own answer decides; --run lets it answer, and judges that"))
+    else:
+        view.append(Note(f"P({strong} is needed) = logistic({found.score:.3f}) = "
+                         f"{found.probability:.3f}"))  # fmt: skip
     return view
 
 

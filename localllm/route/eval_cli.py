@@ -9,6 +9,7 @@ import typer
 
 from localllm.errors import UsageProblem
 from localllm.registry import Registry
+from localllm.route.cascades.teaching import IDENTITY
 from localllm.route.cli import Name
 from localllm.route.evaluating import (
     ALL,
@@ -22,9 +23,10 @@ from localllm.route.measuring.intervals import Difference, Figure
 from localllm.route.naming import parse_named
 from localllm.route.opening import OpenRouter, open_router_named
 from localllm.route.pool.reading import parse_spec
-from localllm.route.teaching import Columns, read_material, trained_step, trainer_of
+from localllm.route.pool.steps import CascadeStep
+from localllm.route.teaching import Columns, helper_named, read_material, trained_step, trainer_of
 from localllm.route.train_cli import Data, StrongColumn, WeakColumn
-from localllm.route.training import DEFAULT, train_router
+from localllm.route.training import train_router
 from localllm.ui import Count, Note, Percent, Sink, Table, View
 from localllm.ui.figure import Axis, LinePlot, Point, Series
 from localllm.ui.outfile import check_place, replace_file
@@ -51,7 +53,7 @@ def eval_command(
     if report is not None:
         check_place(report)
     opened = open_router_named(Registry.open(), parse_named(name).name, members=False)
-    if opened.router is None:
+    if opened.router is None and not isinstance(opened.spec.last, CascadeStep):
         raise UsageProblem(
             f"router {opened.name} was not trained",
             f"localllm route train {opened.name} --data FILE",
@@ -67,22 +69,31 @@ def eval_command(
 def _evaluated(
     opened: OpenRouter, data: list[Path] | None, columns: Columns, sink: Sink
 ) -> Evaluation:
+    if isinstance(opened.spec.last, CascadeStep):
+        if data:
+            raise UsageProblem(
+                "a cascade is measured by the answers that it was fitted to, cross-validated",
+                f"localllm route eval {opened.name}",
+            )
+        if opened.version.learned is None:
+            raise UsageProblem(
+                "this cascade's signals weigh what was set by hand: there are no judged answers",
+                f"localllm route label {opened.name} --prompts FILE --out FILE, then route train",
+            )
+        return evaluate_stored(opened.version, opened.priced, IDENTITY)
     assert opened.router is not None
     if not data:
-        return evaluate_stored(opened.version, opened.priced, opened.router)
+        return evaluate_stored(opened.version, opened.priced, opened.router.calibration)
     material = read_material(data, opened.spec, columns)
     fresh = evaluate_fresh(opened.version, opened.priced, opened.router, material.contrast)
     if fresh is not None:
         return fresh
     sink.note("these prompts trained the router: it is trained again for each fifth without it")
     made = parse_spec(opened.version.text(), str(opened.version.path))[1]
-    kind, embedder = (made.get(name) for name in ("predictor", "embedder"))
+    kind, helper = helper_named(made)
     step = trained_step(opened.spec)
     registry = Registry.open()
-    train = trainer_of(
-        kind if isinstance(kind, str) else DEFAULT,
-        embedder if isinstance(embedder, str) else None, material, registry,
-    )  # fmt: skip
+    train = trainer_of(kind, helper, material, registry)
     trained = train_router(material.contrast, step.weak, step.strong, train)
     return evaluate_trained(opened.version, opened.priced, trained, material.contrast)
 

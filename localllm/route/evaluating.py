@@ -10,21 +10,16 @@ import numpy as np
 
 from localllm.errors import UsageProblem
 from localllm.registry.routers import KeptVersion
-from localllm.route.calibrating import (
-    Expected,
-    Sample,
-    expect,
-    fresh_sample,
-    tested_sample,
-    unseen,
-)
+from localllm.route.calibrating import fresh_sample, tested_sample, unseen
 from localllm.route.contrast import MIN_PROMPTS, Contrast, Floats, merged
+from localllm.route.expecting import Expected, Sample, expect
 from localllm.route.learned import Tested, open_tested, tested_of
+from localllm.route.measuring.calibration import Calibration
 from localllm.route.measuring.curve import Curve, curve
 from localllm.route.measuring.intervals import Difference, Figure, measure
 from localllm.route.pool.spec import RouterSpec
 from localllm.route.router import Router
-from localllm.route.teaching import trained_step
+from localllm.route.teaching import chosen_step
 from localllm.route.training import Trained, languages
 
 ALL = "all"
@@ -79,14 +74,16 @@ class _Scored:
     languages: Sequence[str]
 
 
-def evaluate_stored(version: KeptVersion, spec: RouterSpec, router: Router) -> Evaluation:
+def evaluate_stored(
+    version: KeptVersion, spec: RouterSpec, calibration: Calibration
+) -> Evaluation:  # fmt: skip
     """By what cross-validation gave when the router was trained. Raises UsageProblem."""
     tested = None if version.learned is None else open_tested(version.learned)
     if tested is None:
         raise UsageProblem(
             "there are no held-out figures of this router", "localllm route eval NAME --data FILE"
         )
-    scored = _of_tested(spec, router, tested)
+    scored = _of_tested(spec, calibration, tested)
     return _evaluation(version, spec, "cross-validated", 0, scored)
 
 
@@ -95,7 +92,7 @@ def evaluate_trained(
 ) -> Evaluation:
     """By cross-validation made now, on prompts that may have trained the router in use."""
     once, _ = merged(contrast)
-    scored = _of_tested(spec, trained.router, tested_of(once, trained))
+    scored = _of_tested(spec, trained.router.calibration, tested_of(once, trained))
     return _evaluation(version, spec, "cross-validated", 0, scored)
 
 
@@ -115,8 +112,8 @@ def evaluate_fresh(
     return _evaluation(version, spec, "held out", n_left_out, scored)
 
 
-def _of_tested(spec: RouterSpec, router: Router, tested: Tested) -> _Scored:
-    sample = tested_sample(spec, router, tested)
+def _of_tested(spec: RouterSpec, calibration: Calibration, tested: Tested) -> _Scored:
+    sample = tested_sample(spec, calibration, tested)
     return _Scored(
         tested.held_out.ranks, sample, tested.chars.astype(float), tested.benchmarks,
         tested.languages,
@@ -126,7 +123,7 @@ def _of_tested(spec: RouterSpec, router: Router, tested: Tested) -> _Scored:
 def _evaluation(
     version: KeptVersion, spec: RouterSpec, on: str, n_left_out: int, scored: _Scored
 ) -> Evaluation:
-    step = trained_step(spec)
+    step = chosen_step(spec)
     n = len(scored.sample)
     groups = [(ALL, ALL, np.ones(n, dtype=np.bool_))]
     for kind, names in (("benchmark", scored.benchmarks), ("language", scored.languages)):

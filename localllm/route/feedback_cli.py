@@ -131,10 +131,10 @@ def _retrained_view(done: Retrained) -> View:
 
 
 def _report_view(found: Report) -> View:
-    if not found.total.n:
+    if not found.total.n and not found.total.n_compared:
         return Note("it decided nothing in this time")
     columns = ("from", "n", "members", "strong", "cost", "saved", "good", "bad", "handed on",
-               "unanswered", "guarded")  # fmt: skip
+               "unanswered", "guarded", "compared")  # fmt: skip
     rows: Sequence[Sequence[AnyCell]] = [_row(one) for one in found.periods]
     total = ["all", *_row(found.total)[1:]]
     view: list[Part] = [Table(columns, [*rows, total])]
@@ -158,4 +158,5 @@ def _row(one: Period) -> list[AnyCell]:
         Moment(one.begins_at), Count(one.n), members or "-",
         None if one.strong_share is None else Percent(one.strong_share), one.cost, one.saved,
         one.n_good, one.n_bad, one.n_handed_on, one.n_unanswered, one.n_guarded,
+        ", ".join(f"{name} {n}" for name, n in one.preferred.items()) or one.n_compared,
     ]  # fmt: skip

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from localllm.endpoints import Wanted
 from localllm.errors import DamagedFile, LocalLLMError, UsageProblem
 from localllm.generation import Message, Sampling
 from localllm.registry import Registry
+from localllm.route.answering.alone import alone
+from localllm.route.answering.measuring import measure_weak
 from localllm.route.answering.members import Members
 from localllm.route.answering.opening import LocalWishes, OwnLender
 from localllm.route.answering.routed import RoutedGenerator
-from localllm.route.deciding.decider import Decider
 from localllm.route.judging import DEFAULT_RUBRIC, Task, exact, judged
 from localllm.route.opening import OpenRouter
-from localllm.route.pool.spec import Fallback
-from localllm.route.pool.steps import AlwaysStep
+from localllm.route.pool.steps import CascadeStep
 from localllm.route.reading.jsonl import objects
 from localllm.ui import Progress
 
@@ -92,10 +92,12 @@ def label(
         raise UsageProblem(
             "some prompts have no `answer` to compare with", "--judge MEMBER lets a model judge"
         )
-    known = _done(out)
+    step = _measured_step(opened)
+    known = _done(out, step)
     todo = [(m, t) for m in options.members for t in tasks if (t.prompt, m) not in known]
     n_new, failures = 0, []
-    lender = OwnLender(LocalWishes(options.n_ctx, options.threads, options.at_once), progress)
+    at_once = max(options.at_once, step.samples if step is not None else 1)
+    lender = OwnLender(LocalWishes(options.n_ctx, options.threads, at_once), progress)
     doors = Members(opened.name, opened.spec, opened.standings, registry, lender)
     with _appending(out) as file, doors, progress.steps("label", len(todo)) as advance:
         for member in options.members:
@@ -106,9 +108,8 @@ def label(
                 if isinstance(answer, LocalLLMError):
                     failures.append(f"{member}: {answer.message}")
                     continue
-                text, quality = answer
-                _write(file, task, member, text, quality)
-                known[task.prompt, member] = quality
+                _write(file, task, member, answer)
+                known[task.prompt, member] = answer.quality
                 n_new += 1
     wanted = {task.prompt for task in tasks}
     means = {}
@@ -122,35 +123,52 @@ def label(
     )  # fmt: skip
 
 
-Answered = tuple[str, float] | LocalLLMError
+@dataclass(frozen=True)
+class Judgement:
+    """`signals` of how sure it was, of a cascade's weak member."""
+
+    text: str
+    quality: float
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+
+Answered = Judgement | LocalLLMError
 
 
 def _worker(
     registry: Registry, opened: OpenRouter, doors: Members, member: str, options: LabelOptions
 ) -> Callable[[Task], Answered]:
-    answering = _only(registry, opened, doors, member)
-    judge = None if options.judge is None else _only(registry, opened, doors, options.judge)
+    answering = alone(registry, opened, doors, member)
+    judge = None if options.judge is None else alone(registry, opened, doors, options.judge)
+    step = _measured_step(opened)
 
     def work(task: Task) -> Answered:
+        signals: Mapping[str, float] = {}
         try:
-            text = _ask(answering, task.prompt, options.max_tokens)
+            if step is not None and member == step.weak:
+                messages = (Message("user", task.prompt),)
+                measured = measure_weak(doors, step, messages, options.max_tokens)
+                text, signals = measured.text.strip(), measured.signals
+            else:
+                text = _ask(answering, task.prompt, options.max_tokens)
             if judge is None:
-                return text, exact(text, task.reference or "")
+                return Judgement(text, exact(text, task.reference or ""), signals)
             quality = judged(task, text, lambda q: _ask(judge, q, 8), options.rubric)
         except LocalLLMError as error:
             return error
         if quality is None:
             return UsageProblem(f"{options.judge} gave no number from 1 to 5")
-        return text, quality
+        return Judgement(text, quality, signals)
 
     return work
 
 
-def _only(registry: Registry, opened: OpenRouter, doors: Members, member: str) -> RoutedGenerator:
-    """One member alone, with the privacy guard, and nothing kept."""
-    spec = replace(opened.priced, steps=(AlwaysStep(member),), fallback=Fallback())
-    alone = replace(opened, spec=spec, priced=spec, decider=Decider(spec, None))
-    return RoutedGenerator(alone, None, registry, doors, keep=False)
+def _measured_step(opened: OpenRouter) -> CascadeStep | None:
+    """The step whose weak member's signals are kept; one behind a tunnel is asked like others."""
+    step = opened.spec.last
+    if not isinstance(step, CascadeStep) or opened.standings[step.weak].outside:
+        return None
+    return step
 
 
 def _ask(generator: RoutedGenerator, prompt: str, max_tokens: int) -> str:
@@ -182,8 +200,9 @@ def _in_parallel(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _done(out: Path) -> dict[tuple[str, str], float]:
-    """(prompt, member) of every line that is whole, with its quality."""
+def _done(out: Path, step: CascadeStep | None) -> dict[tuple[str, str], float]:
+    """(prompt, member) of every line that is whole, with its quality. The weak member's without
+    the signals that the cascade looks at are not."""
     if not out.exists():
         return {}
     found: dict[tuple[str, str], float] = {}
@@ -192,9 +211,16 @@ def _done(out: Path) -> dict[tuple[str, str], float]:
         if not isinstance(outcomes, dict) or not isinstance(prompt, str):
             raise DamagedFile(f"{where} is none of `route label`'s: name another --out")
         for name, quality in outcomes.items():
+            if step is not None and name == step.weak and not _has_signals(line, step):
+                continue
             if isinstance(quality, int | float):
                 found[prompt, str(name)] = float(quality)
     return found
+
+
+def _has_signals(line: Mapping[str, Any], step: CascadeStep) -> bool:
+    signals = line.get("signals")
+    return isinstance(signals, dict) and all(name in signals for name in step.signals)
 
 
 def _whole_lines(out: Path) -> Path:
@@ -216,8 +242,12 @@ def _appending(out: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _write(file: TextIO, task: Task, member: str, text: str, quality: float) -> None:
-    line = {"prompt": task.prompt, "outcomes": {member: quality}, "answer": text}
+def _write(file: TextIO, task: Task, member: str, answer: Judgement) -> None:
+    line: dict[str, Any] = {
+        "prompt": task.prompt, "outcomes": {member: answer.quality}, "answer": answer.text,
+    }  # fmt: skip
+    if answer.signals:
+        line["signals"] = {name: round(value, 6) for name, value in answer.signals.items()}
     if task.domain:
         line["domain"] = task.domain
     if task.benchmark:

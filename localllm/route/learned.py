@@ -20,15 +20,15 @@ import numpy as np
 from localllm.errors import DamagedFile
 from localllm.route.contrast import Contrast, Floats
 from localllm.route.measuring.crossval import HeldOut
-from localllm.route.predictors.embedded import Embedder
 from localllm.route.predictors.similarity import Similarity, train_neighbours
 from localllm.route.router import Router
 from localllm.route.routerfile import load, pack_arrays, packed, read_arrays
 from localllm.route.text.sparse import Ints
 from localllm.route.training import Trained, languages
-from localllm.route.unpacking import CheckedArrays, predictor_from
+from localllm.route.unpacking import CheckedArrays, Helper, predictor_from
 
 PREDICTOR, TESTED, KNOWN = "predictor.npz", "tested.npz", "known.npz"
+CASCADE = "cascade.npz"  # in place of a predictor: what the signals of a weak answer weigh
 LESSONS = "lessons.npz"  # the training prompts whole, for retraining; never exported
 _MAX_LESSONS = 64 << 20  # bytes of text, above which they are not kept
 MAX_KNOWN = 20_000  # prompts that an explanation may name
@@ -104,7 +104,7 @@ def digests(prompts: Sequence[str]) -> Ints:
 
 def pack(router: Router, tested: Tested, once: Contrast) -> dict[str, bytes]:
     """The files, by name."""
-    files = {PREDICTOR: packed(router), TESTED: pack_arrays(_tested_arrays(tested))}
+    files = {PREDICTOR: packed(router), TESTED: pack_tested(tested)}
     some = once
     if len(once) > MAX_KNOWN:
         chosen = np.random.default_rng(0).permutation(len(once))[:MAX_KNOWN]
@@ -117,15 +117,19 @@ def pack(router: Router, tested: Tested, once: Contrast) -> dict[str, bytes]:
     return files
 
 
-def open_router(folder: Path, embedder: Embedder | None = None) -> Router:
+def pack_tested(tested: Tested) -> bytes:
+    return pack_arrays(_tested_arrays(tested))
+
+
+def open_router(folder: Path, helper: Helper | None = None) -> Router:
     """Raises FileGone, DamagedFile, UsageProblem: see routerfile."""
-    return load(folder / PREDICTOR, embedder)
+    return load(folder / PREDICTOR, helper)
 
 
-def embedder_of(folder: Path) -> str | None:
-    """The name of the embedding model that the predictor needs, None where it needs none."""
+def helper_of(folder: Path) -> str | None:
+    """The name of the model that the predictor needs, None where it needs none."""
     arrays = read_arrays(folder / PREDICTOR)
-    found = arrays.get("embedder")
+    found = arrays.get("embedder", arrays.get("asker"))
     return None if found is None or found.dtype.kind != "U" or found.shape else str(found)
 
 

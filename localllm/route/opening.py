@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from localllm.registry import Registry
 from localllm.registry.decisions import Decisions
 from localllm.registry.routers import KeptRouter, KeptVersion, Routers
+from localllm.route.asking import PREFIX, asker_named
+from localllm.route.cascades.keeping import with_fitted
 from localllm.route.deciding.decider import Decider
 from localllm.route.embedding import embedder_named
-from localllm.route.learned import embedder_of, open_router
+from localllm.route.learned import CASCADE, helper_of, open_router
 from localllm.route.naming import parse_named
 from localllm.route.pool.reading import parse_spec
 from localllm.route.pool.spec import Fallback, RouterSpec
 from localllm.route.pool.standing import Standing, check_members, standings
 from localllm.route.pool.steps import AlwaysStep
-from localllm.route.predictors.embedded import Embedder
 from localllm.route.router import Router
+from localllm.route.unpacking import Helper
 
 
 @dataclass(frozen=True)
 class OpenRouter:
     """A version of a router with its members as they stand here. `priced` is its description with
-    the prices that endpoints have of their own, for costs; `spec` as it is kept."""
+    the prices that endpoints have of their own, for costs, and a cascade's fitted combiner; `spec`
+    as it is kept."""
 
     kept: KeptRouter
     version: KeptVersion
@@ -65,11 +69,11 @@ def open_router_named(
     spec = read_version(version)
     found = check_members(spec, registry) if members else standings(spec, registry)
     priced = replace(spec, members=tuple(found[one.name].member for one in spec.members))
-    embedder = embedder_for(registry)
-    router = learned_router(version, embedder)
+    priced = with_fitted(priced, version)
+    router = learned_router(version, helper_for(registry))
     decisions = Decisions(registry)
     decider = Decider(
-        priced, router, embedder=lambda: embedder(None),
+        priced, router, embedder=cache(lambda: embedder_named(None, registry)),
         spent=lambda since: decisions.spent(kept.name, since), name=kept.name,
     )  # fmt: skip
     return OpenRouter(kept, version, spec, priced, router, decider, found)
@@ -85,27 +89,26 @@ def open_members(registry: Registry, name: str) -> OpenRouter:
     return OpenRouter(kept, kept.current, spec, priced, None, Decider(first, None), found)
 
 
-def learned_router(
-    version: KeptVersion, embedder: Callable[[str | None], Embedder]
-) -> Router | None:
-    if version.learned is None:
+def learned_router(version: KeptVersion, helper: Callable[[str], Helper]) -> Router | None:
+    if version.learned is None or (version.learned / CASCADE).exists():
         return None
-    return open_folder(version.learned, embedder)
+    return open_folder(version.learned, helper)
 
 
-def open_folder(folder: Path, embedder: Callable[[str | None], Embedder]) -> Router:
+def open_folder(folder: Path, helper: Callable[[str], Helper]) -> Router:
     """Raises FileGone, DamagedFile, UsageProblem."""
-    wanted = embedder_of(folder)
-    return open_router(folder, None if wanted is None else embedder(wanted))
+    wanted = helper_of(folder)
+    return open_router(folder, None if wanted is None else helper(wanted))
 
 
-def embedder_for(registry: Registry) -> Callable[[str | None], Embedder]:
-    """Embedding models by their names, None the small one; each is loaded once."""
-    known: dict[str | None, Embedder] = {}
+def helper_for(registry: Registry) -> Callable[[str], Helper]:
+    """The models that predictors need by their names; each is loaded once."""
+    known: dict[str, Helper] = {}
 
-    def find(name: str | None) -> Embedder:
+    def find(name: str) -> Helper:
         if name not in known:
-            known[name] = embedder_named(name, registry)
+            find_helper = asker_named if name.startswith(PREFIX) else embedder_named
+            known[name] = find_helper(name, registry)
         return known[name]
 
     return find

@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class Period:
     n_handed_on: int  # a member failed and the next one was asked
     n_unanswered: int
     n_guarded: int  # the privacy guard found something
+    n_compared: int = 0  # two answers side by side: in nothing else here but `cost`
+    preferred: Mapping[str, int] = field(default_factory=dict)  # members, "tie", "both-bad"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def report(
         groups.setdefault(_begin(one.made_at, every_s), []).append(one)
     periods = tuple(_period(begin, groups[begin], opened) for begin in sorted(groups))
     total = _period(min(groups, default=since), decisions, opened)
-    drift, why = _drift(opened, [one.prompt for one in decisions if one.prompt])
+    drift, why = _drift(opened, [
+        one.prompt for one in decisions if one.prompt and not one.compared
+    ])  # fmt: skip
     return Report(
         opened.name, opened.version.number, opened.spec.cost_unit, strong, total, periods, drift,
         why,
@@ -106,6 +110,8 @@ def _index(expected: Floats, found: Floats) -> float:
 
 
 def _period(begin: float, decisions: Sequence[Decided], opened: OpenRouter) -> Period:
+    compared = [one for one in decisions if one.compared]
+    decisions = [one for one in decisions if not one.compared]
     answered = [one for one in decisions if one.member]
     members = Counter(one.member for one in answered)
     pair = opened.spec.pair
@@ -117,14 +123,21 @@ def _period(begin: float, decisions: Sequence[Decided], opened: OpenRouter) -> P
     if known and pair is not None:
         each = [_strong_cost(one, opened, pair[1]) for one in answered]
         saved = sum(each) - sum(costs) if all(math.isfinite(c) for c in each) else None
+    preferred = Counter(v.verdict for one in compared for v in one.votes)
     return Period(
         begin, len(decisions), dict(members.most_common()),
         members[pair[1]] / len(answered) if pair is not None and answered else None,
-        sum(costs) if known else None, saved, n_good, n_bad,
+        sum(costs) + _beside(compared) if known else None, saved, n_good, n_bad,
         n_good / (n_good + n_bad) if n_good + n_bad else None,
         sum(1 for one in answered if one.data.get("failures")), len(decisions) - len(answered),
         sum(1 for one in decisions if one.data.get("guard", {}).get("fired")),
+        len(compared), dict(preferred.most_common()),
     )  # fmt: skip
+
+
+def _beside(compared: Sequence[Decided]) -> float:
+    """What comparisons cost, as far as it is known."""
+    return sum(one.cost for one in compared if one.cost is not None)
 
 
 def _strong_cost(one: Decided, opened: OpenRouter, strong: str) -> float:
@@ -141,6 +154,8 @@ def _strong_cost(one: Decided, opened: OpenRouter, strong: str) -> float:
 
 def _drift(opened: OpenRouter, prompts: Sequence[str]) -> tuple[Drift | None, str | None]:
     tested = None if opened.version.learned is None else open_tested(opened.version.learned)
+    if opened.spec.predictor is None:
+        return None, f"the step {opened.spec.last.use} does not go by the prompt's words"
     if tested is None or opened.router is None:
         return None, "the router was not trained"
     if len(prompts) < MIN_DRIFT:

@@ -22,12 +22,13 @@ from localllm.route.router import Router
 from localllm.route.teaching import (
     Columns,
     Material,
+    helper_named,
     read_material,
     teach,
     trained_step,
     trainer_of,
 )
-from localllm.route.training import DEFAULT, train_router
+from localllm.route.training import train_router
 from localllm.route.voting import split_votes, votes_of
 
 MIN_JUDGES = 10  # held-out prompts, below which nothing can be said
@@ -90,7 +91,7 @@ def retrain(
     version = opened.kept.version
     if replaced:
         taught = teach(
-            registry, opened.version, spec, lesson, kind=kind, embedder=named,
+            registry, opened.version, spec, lesson, kind=kind, helper=named,
             files=[path.name for path in paths], made_by="retrain", trained=trained,
         )  # fmt: skip
         version = taught.version
@@ -106,7 +107,7 @@ def _lesson(
     opened: OpenRouter, learn: Contrast, judge: Contrast,
     paths: Sequence[Path], columns: Columns | None,
 ) -> tuple[Material, str, str | None]:  # fmt: skip
-    """What to learn from, and by which predictor (and embedding model) it is learned."""
+    """What to learn from, and by which predictor (and which model beside it) it is learned."""
     contrast = learn
     panels: tuple[Panel, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
@@ -119,10 +120,10 @@ def _lesson(
         if before is not None:
             contrast = joined([_without(before, judge), learn])
     made = parse_spec(opened.version.text(), str(opened.version.path))[1]
-    kind, embedder = str(made.get("predictor", DEFAULT)), made.get("embedder")
+    kind, helper = helper_named(made)
     # a panel knows nothing of prompts that only feedback has
     lesson = Material(contrast, panels if kind != "factors" else (), pairs)
-    return lesson, kind, embedder if isinstance(embedder, str) else None
+    return lesson, kind, helper
 
 
 def roll_back(registry: Registry, name: str, number: int | None) -> tuple[int, int]:

@@ -25,9 +25,8 @@ import numpy as np
 
 from localllm.errors import DamagedFile, DiskFull, FileGone, HomeUnwritable, UsageProblem
 from localllm.route.measuring.calibration import Calibration
-from localllm.route.predictors.embedded import Embedder
 from localllm.route.router import Router
-from localllm.route.unpacking import predictor_from
+from localllm.route.unpacking import Helper, predictor_from
 
 SCHEMA = 1
 MAX_BYTES = 256 * 2**20  # unpacked; a router of ten thousand prompts has about 20 MB
@@ -80,11 +79,11 @@ def save(router: Router, path: Path) -> None:
         raise DiskFull(f"{path} could not be written: {error.strerror}") from error
 
 
-def load(path: Path, embedder: Embedder | None = None) -> Router:
-    """Reads and checks a router. `embedder` is needed by the kind that has embeddings.
+def load(path: Path, helper: Helper | None = None) -> Router:
+    """Reads and checks a router. `helper` is needed by the kinds that have a model beside them.
 
     Raises FileGone, DamagedFile (naming what is wrong), UsageProblem for a newer schema or an
-    embedder that is missing or another one.
+    helper that is missing or another one.
     """
     arrays = read_arrays(path)
     about = _about(arrays.pop("about", None), path)
@@ -98,7 +97,7 @@ def load(path: Path, embedder: Embedder | None = None) -> Router:
     if not isinstance(n_trained, int) or not 0 <= n_trained < 2**53:
         raise DamagedFile(f"{path}: n_trained is no count of prompts")
     try:
-        predictor = predictor_from(str(kind), arrays, embedder)
+        predictor = predictor_from(str(kind), arrays, helper)
     except DamagedFile as problem:
         raise DamagedFile(f"{path}: {problem.message}") from problem
     return Router(

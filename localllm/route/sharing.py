@@ -19,7 +19,9 @@ import numpy as np
 from localllm.errors import DamagedFile, FileGone
 from localllm.registry import Registry
 from localllm.registry.routers import KeptRouter, KeptVersion, Routers
+from localllm.route.cascades.keeping import check_combiner, open_combiner, with_fitted
 from localllm.route.learned import (
+    CASCADE,
     KNOWN,
     PREDICTOR,
     TESTED,
@@ -27,7 +29,7 @@ from localllm.route.learned import (
     open_tested,
 )
 from localllm.route.making import check_steps
-from localllm.route.opening import embedder_for, open_folder
+from localllm.route.opening import helper_for, open_folder
 from localllm.route.pool.member import Member, check_name, parse_member
 from localllm.route.pool.reading import MAX_BYTES as MAX_SPEC
 from localllm.route.pool.reading import parse_spec
@@ -38,16 +40,22 @@ from localllm.route.routerfile import MAX_BYTES, NO_ZIP, pack_arrays, read_array
 from localllm.ui.outfile import check_place
 
 SPEC = "router.toml"
-_FILES = {SPEC: MAX_SPEC, PREDICTOR: MAX_BYTES, TESTED: MAX_BYTES, KNOWN: MAX_BYTES}
+SIMILARITIES = ("neighbours", "bradley-terry")  # predictors that are their training prompts
+_FILES = {
+    SPEC: MAX_SPEC, PREDICTOR: MAX_BYTES, TESTED: MAX_BYTES, KNOWN: MAX_BYTES, CASCADE: MAX_BYTES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Exported:
+    """`by_prompt`: its predictor says of every training prompt which of the known words it has."""
+
     router: str
     version: int
     path: Path
     size_bytes: int
     with_prompts: bool
+    by_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ def export_router(
     registry: Registry, version: KeptVersion, path: Path, *, with_prompts: bool = False
 ) -> Exported:
     """Writes `path` whole or not at all. The words that occur in two training prompts are in the
-    predictor; the prompts' beginnings go along only `with_prompts`. A path that ends in .toml
+    predictor, digests and lengths of all prompts beside how the members did; the prompts'
+    beginnings go along only `with_prompts`. A path that ends in .toml
     gets the description alone. Raises UsageProblem, FileGone, OSError."""
     check_place(path)
     spec, made = parse_spec(version.text(), str(version.path))
@@ -72,6 +81,7 @@ def export_router(
     how = _how_made(made)
     if path.suffix.lower() == ".toml":
         how.pop("target_share", None)  # the threshold there may be edited, and then counts
+        spec = with_fitted(spec, version)  # four numbers, which have no file beside them there
         content = as_toml(spec, {**how, **own}).encode()
     else:
         content = _zipped(as_toml(spec, {**how, **own}), version.learned, with_prompts)
@@ -81,12 +91,15 @@ def export_router(
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
-    return Exported(version.router, version.number, path.absolute(), len(content), with_prompts)
+    return Exported(
+        version.router, version.number, path.absolute(), len(content), with_prompts,
+        how.get("predictor") in SIMILARITIES,
+    )  # fmt: skip
 
 
 def _how_made(made: Mapping[str, Any]) -> dict[str, Any]:
     """What evaluating it again or training it again needs to know, as far as it is of its kind."""
-    found = {name: made[name] for name in ("predictor", "embedder")
+    found = {name: made[name] for name in ("predictor", "embedder", "model")
              if isinstance(made.get(name), str)}  # fmt: skip
     share = made.get("target_share")
     if isinstance(share, int | float) and 0 <= share <= 1:
@@ -98,7 +111,7 @@ def _zipped(text: str, learned: Path | None, with_prompts: bool) -> bytes:
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(SPEC, text)
-        for name in (PREDICTOR, TESTED, *((KNOWN,) if with_prompts else ())):
+        for name in (PREDICTOR, CASCADE, TESTED, *((KNOWN,) if with_prompts else ())):
             if learned is not None and (learned / name).exists():
                 content = (learned / name).read_bytes()
                 if name == PREDICTOR and not with_prompts:
@@ -145,14 +158,18 @@ def _check_learned(
     """Every array, by the readers that will read it later."""
     if not files:
         return
-    if PREDICTOR not in files:
-        raise DamagedFile(f"{path} has figures of a predictor, and no predictor")
+    if (PREDICTOR in files) == (CASCADE in files):
+        raise DamagedFile(f"{path} has figures, and not the one thing that they are of")
     with tempfile.TemporaryDirectory(prefix="localllm-router-") as name:
         folder = Path(name)
         for file, content in files.items():
             (folder / file).write_bytes(content)
         try:
-            router = open_folder(folder, embedder_for(registry))
+            if (combiner := open_combiner(folder)) is not None:
+                check_combiner(combiner, spec)
+                open_tested(folder)
+                return
+            router = open_folder(folder, helper_for(registry))
             open_tested(folder)
             open_known(folder)
         except DamagedFile as problem:

@@ -12,6 +12,7 @@ import numpy as np
 from localllm.errors import UsageProblem
 from localllm.registry import Registry
 from localllm.registry.routers import KeptVersion, Routers
+from localllm.route.asking import asker_named
 from localllm.route.contrast import Contrast, joined, merged
 from localllm.route.embedding import embedder_named
 from localllm.route.learned import Tested, pack, tested_of
@@ -20,17 +21,20 @@ from localllm.route.measuring.crossval import Train
 from localllm.route.measuring.curve import curve
 from localllm.route.panel import Panel
 from localllm.route.pool.spec import RouterSpec
-from localllm.route.pool.steps import PredictorStep
+from localllm.route.pool.steps import CascadeStep, PredictorStep
 from localllm.route.pool.writing import as_toml
 from localllm.route.predictors.base import Predictor
 from localllm.route.predictors.embedded import trainer as embedded_trainer
 from localllm.route.predictors.factors import train_factors
+from localllm.route.predictors.llm import trainer as llm_trainer
 from localllm.route.reading.files import read_panel
 from localllm.route.router import Threshold, threshold_for_share
 from localllm.route.training import DEFAULT, TRAINERS, Trained, train_router, trainer
+from localllm.ui import Progress
 
-EMBEDDED = "embedded"
-KINDS = (*TRAINERS, EMBEDDED)
+EMBEDDED, LLM = "embedded", "llm"
+KINDS = (*TRAINERS, EMBEDDED, LLM)
+_HELPER = {EMBEDDED: "embedder", LLM: "model"}  # as descriptions call the model beside it
 _FIRST_SHARE = 0.5  # of strong calls, until `route calibrate` says otherwise
 
 
@@ -92,6 +96,11 @@ def read_material(
 
 def trained_step(spec: RouterSpec) -> PredictorStep:
     """Raises UsageProblem for a router that does not learn this way."""
+    if isinstance(spec.last, CascadeStep):
+        raise UsageProblem(
+            "a cascade learns from its weak member's judged answers with their signals",
+            "localllm route label NAME --prompts FILE --out FILE, then train on that",
+        )
     if spec.predictor is None:
         raise UsageProblem(
             f"this router's last step is {spec.last.use}, which is not trained",
@@ -107,7 +116,8 @@ def teach(
     material: Material,
     *,
     kind: str = DEFAULT,
-    embedder: str | None = None,
+    helper: str | None = None,
+    progress: Progress | None = None,
     files: Sequence[str] = (),
     made_by: str = "train",
     trained: Trained | None = None,
@@ -120,7 +130,7 @@ def teach(
     """
     step = trained_step(spec)
     if trained is None:
-        train = trainer_of(kind, embedder, material, registry)
+        train = trainer_of(kind, helper, material, registry, progress)
         trained = train_router(material.contrast, step.weak, step.strong, train)
     once, _ = merged(material.contrast)
     tested = tested_of(once, trained)
@@ -130,7 +140,7 @@ def teach(
     text = as_toml(
         spec,
         {"by": made_by, "predictor": kind, "data": list(files), **target,
-         "figures": figures, **({"embedder": embedder} if embedder else {})},
+         "figures": figures, **({_HELPER[kind]: helper} if helper else {})},
     )  # fmt: skip
     kept = Routers(registry).add(
         version.router, text, made_by=made_by, learned=pack(trained.router, tested, once)
@@ -144,13 +154,24 @@ def teach(
 
 
 def trainer_of(
-    kind: str, embedder: str | None, material: Material | None, registry: Registry
-) -> Train:
-    """The function that trains a predictor of this kind. Raises UsageProblem, MissingExtra."""
-    if kind != EMBEDDED and embedder is not None:
-        raise UsageProblem(f"--embedder is for --predictor {EMBEDDED}, not {kind}")
+    kind: str, helper: str | None, material: Material | None, registry: Registry,
+    progress: Progress | None = None,
+) -> Train:  # fmt: skip
+    """The function that trains a predictor of this kind. `helper` names the model that it needs:
+    the one that embeds, or the one that is asked. Raises UsageProblem, MissingExtra."""
+    if kind not in _HELPER and helper is not None:
+        raise UsageProblem(
+            f"--predictor {kind} needs no model beside it",
+            f"--embedder is for {EMBEDDED}, --model for {LLM}",
+        )
     if kind == EMBEDDED:
-        return embedded_trainer(embedder_named(embedder, registry))
+        return embedded_trainer(embedder_named(helper, registry))
+    if kind == LLM:
+        if helper is None:
+            raise UsageProblem(
+                f"--predictor {LLM} asks a model: which?", "--model NAME, or NAME+ADAPTER"
+            )
+        return llm_trainer(asker_named(helper, registry, progress))
     if kind not in TRAINERS:
         raise UsageProblem(f"no predictor is called {kind!r}", f"choose one of {', '.join(KINDS)}")
     many = material is not None and len(material.panels) == 1
@@ -159,8 +180,26 @@ def trainer_of(
     return trainer(kind)
 
 
+def chosen_step(spec: RouterSpec) -> PredictorStep | CascadeStep:
+    """The last step, where it decides by a probability. Raises UsageProblem."""
+    if not isinstance(spec.last, PredictorStep | CascadeStep):
+        raise UsageProblem(
+            f"this router's last step is {spec.last.use}, which has no probability to go by",
+            "make one with --strategy predictor or cascade",
+        )
+    return spec.last
+
+
+def helper_named(made: Mapping[str, Any]) -> tuple[str, str | None]:
+    """(kind of predictor, the model that it needs), as the version's description says."""
+    kind = made.get("predictor")
+    kind = kind if isinstance(kind, str) else DEFAULT
+    helper = made.get(_HELPER.get(kind, ""))
+    return kind, helper if isinstance(helper, str) else None
+
+
 def with_threshold(spec: RouterSpec, threshold: float) -> RouterSpec:
-    step = trained_step(spec)
+    step = chosen_step(spec)
     return replace(spec, steps=(*spec.steps[:-1], replace(step, threshold=threshold)))
 
 
@@ -189,7 +228,7 @@ def _threshold(
 ) -> tuple[dict[str, float], Threshold]:
     """What the version says that it aims for, and the threshold for it."""
     probabilities = held_out_probabilities(tested, calibration)
-    share = _share_before(version)
+    share = share_before(version)
     if share is None and step.threshold != PredictorStep.threshold:
         goes = float(np.mean(probabilities >= step.threshold))
         return {}, Threshold(step.threshold, goes)
@@ -197,7 +236,7 @@ def _threshold(
     return {"target_share": share}, threshold_for_share(probabilities, share)
 
 
-def _share_before(version: KeptVersion) -> float | None:
+def share_before(version: KeptVersion) -> float | None:
     import tomllib
 
     made = tomllib.loads(version.text()).get("made", {})

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from localllm.errors import UsageProblem
+from localllm.library.arguments import complete_model
 from localllm.registry import Registry
 from localllm.registry.routers import Routers
-from localllm.route.calibrating import Calibrated, Target, calibrate_router, share_of
+from localllm.route.calibrating import Calibrated, calibrate_cascade, calibrate_router, share_of
+from localllm.route.cascades.rows import read_signals
+from localllm.route.cascades.teaching import TaughtCascade, teach_cascade
 from localllm.route.cli import Name
 from localllm.route.contrast import Contrast
+from localllm.route.expecting import Target
 from localllm.route.measuring.intervals import Figure
 from localllm.route.naming import parse_named
 from localllm.route.opening import open_router_named, read_version
 from localllm.route.pool.spec import RouterSpec
-from localllm.route.teaching import KINDS, Columns, Taught, read_material, teach
+from localllm.route.pool.steps import SIGNALS, CascadeStep
+from localllm.route.teaching import EMBEDDED, KINDS, LLM, Columns, Taught, read_material, teach
 from localllm.route.training import DEFAULT
-from localllm.ui import Count, Fields, Note, Percent, Sink, View
+from localllm.ui import Count, Fields, Heading, Note, Percent, Sink, Table, View
 from localllm.ui.view import AnyCell, Part
 
 Data = Annotated[
@@ -44,12 +50,24 @@ def train_command(
     name: Name,
     data: Data = None,
     predictor: Annotated[
-        str, typer.Option("--predictor", metavar="|".join(KINDS), help="What learns.")
-    ] = DEFAULT,
+        str | None,
+        typer.Option(
+            "--predictor", metavar="|".join(KINDS), help=f"What learns; {DEFAULT} if not said."
+        ),
+    ] = None,
     embedder: Annotated[
         str | None,
         typer.Option(
             "--embedder", metavar="MODEL", help="Of --predictor embedded: a GGUF that embeds."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL[+ADAPTER]",
+            autocompletion=complete_model,
+            help="Of --predictor llm: a small language model that is asked.",
         ),
     ] = None,
     weak: WeakColumn = None,
@@ -61,11 +79,23 @@ def train_command(
     registry = Registry.open()
     version = Routers(registry).find(parse_named(name).name).current
     spec = read_version(version)
+    if isinstance(spec.last, CascadeStep):
+        if predictor is not None or embedder is not None or model is not None:
+            raise UsageProblem("a cascade reads answers, not prompts: it has no predictor")
+        fitted = teach_cascade(registry, version, spec, data or (), Columns(weak, strong))
+        sink.show(fitted, _cascade_view)
+        return
     material = read_material(data or (), spec, Columns(weak, strong))
-    with sink.progress.steps(f"train {version.router}", None):
+    kind = predictor or DEFAULT
+    if (embedder and kind != EMBEDDED) or (model and kind != LLM):
+        given = "--embedder" if embedder and kind != EMBEDDED else "--model"
+        raise UsageProblem(f"{given} is not for --predictor {kind}")
+    # whoever asks a model about every prompt says how far it is
+    steps = nullcontext() if kind == LLM else sink.progress.steps(f"train {version.router}", None)
+    with steps:
         taught = teach(
-            registry, version, spec, material, kind=predictor, embedder=embedder,
-            files=[path.name for path in data or ()],
+            registry, version, spec, material, kind=kind, helper=embedder or model,
+            progress=sink.progress, files=[path.name for path in data or ()],
         )  # fmt: skip
     _warn(taught, sink)
     sink.show(taught, _taught_view)
@@ -98,6 +128,12 @@ def calibrate_command(
     )
     registry = Registry.open()
     opened = open_router_named(registry, parse_named(name).name, members=False)
+    step = opened.spec.last
+    if isinstance(step, CascadeStep):
+        rows = read_signals(data, step, weak, strong) if data else None
+        done = calibrate_cascade(registry, opened.version, opened.spec, target, rows, opened.priced)
+        sink.show(done, _calibrated_view)
+        return
     if opened.router is None:
         raise UsageProblem(
             f"router {opened.name} was not trained",
@@ -144,6 +180,40 @@ def _taught_view(taught: Taught) -> View:
                 ("strong share", Percent(taught.strong_share)),
             ]
         ),
+        Note("figures are cross-validated; set the threshold with localllm route calibrate"),
+    ]
+    return view
+
+
+def _cascade_view(taught: TaughtCascade) -> View:
+    r = taught.reliability
+    weights = {"intercept": taught.combiner.intercept, **{
+        name: getattr(taught.combiner, name) for name in SIGNALS
+        if getattr(taught.combiner, name)}}  # fmt: skip
+    bins = [(n, Percent(p), Percent(o))
+            for n, p, o in zip(r.n, r.predicted, r.observed, strict=True)]  # fmt: skip
+    view: list[Part] = [
+        Fields(
+            [
+                ("router", taught.router),
+                ("version", taught.version),
+                ("judged answers", Count(taught.n_prompts)),
+                ("left out", taught.n_left_out or None),
+                (f"quality of {taught.weak}", Percent(taught.quality_weak)),
+                (f"quality of {taught.strong}", Percent(taught.quality_strong)),
+                ("AUC, good from bad", taught.auc),
+                ("AUC of the hand-set weights", taught.auc_by_hand),
+                ("calibration error", Percent(r.error)),
+                ("of the hand-set weights", Percent(taught.error_by_hand)),
+                ("APGR", taught.apgr),
+                ("threshold", taught.threshold),
+                ("strong share", Percent(taught.strong_share)),
+            ]
+        ),
+        Heading("Weights"),
+        Table(("signal", "weight"), list(weights.items())),
+        Heading(f"P({taught.weak}'s answer is good): predicted, and what was so"),
+        Table(("answers", "predicted", "good"), bins),
         Note("figures are cross-validated; set the threshold with localllm route calibrate"),
     ]
     return view

@@ -66,14 +66,14 @@ def train_router(
     return Trained(
         Router(weak, strong, predictor, calibration, len(once)),
         held_out,
-        _cross_fitted_reliability(held_out, needed),
+        cross_fitted_reliability(held_out, needed),
         len(once),
         len(contrast) - len(once),
         differ,
     )
 
 
-def _cross_fitted_reliability(held_out: HeldOut, needed: np.ndarray) -> Reliability:
+def cross_fitted_reliability(held_out: HeldOut, needed: np.ndarray) -> Reliability:
     """The calibration has two numbers fitted on the held-out scores; leave each fold out of it."""
     probability = np.zeros(len(needed))
     for fold in np.unique(held_out.folds):

@@ -12,11 +12,14 @@ from localllm.route.predictors.base import Predictor
 from localllm.route.predictors.embedded import Embedded, Embedder
 from localllm.route.predictors.factors import Factors
 from localllm.route.predictors.lexical import Lexical
+from localllm.route.predictors.llm import Asker, Llm
 from localllm.route.predictors.similarity import Postings, Similarity
 from localllm.route.text.cues import CUES
 from localllm.route.text.load import LoadScale
 from localllm.route.text.sparse import Ints
 from localllm.route.text.words import Vocabulary
+
+Helper = Embedder | Asker  # the local model that a predictor needs beside its numbers
 
 # A weight this large is no weight: scores are about -1 to 1
 _LARGEST = 1e6
@@ -96,13 +99,15 @@ def _written(shape: tuple[int | None, ...]) -> str:
 
 
 def predictor_from(
-    kind: str, arrays: Mapping[str, np.ndarray], embedder: Embedder | None = None
+    kind: str, arrays: Mapping[str, np.ndarray], helper: Helper | None = None
 ) -> Predictor:
-    """Raises DamagedFile for arrays that do not fit together, UsageProblem for an embedder that
-    is missing or another than the one trained with."""
+    """Raises DamagedFile for arrays that do not fit together, UsageProblem for a helper that is
+    missing or another than the one trained with."""
     held = CheckedArrays(arrays)
     if kind == Embedded.kind:
-        return _embedded(held, embedder)
+        return _embedded(held, helper)
+    if kind == Llm.kind:
+        return _llm(held, helper)
     readers: dict[str, Callable[[CheckedArrays], Predictor]] = {
         Lexical.kind: _lexical,
         Similarity.kind: _similarity,
@@ -171,13 +176,22 @@ def _factors(held: CheckedArrays) -> Factors:
     )
 
 
-def _embedded(held: CheckedArrays, embedder: Embedder | None) -> Embedded:
+def _named(helper: Helper | None) -> str:
+    return "nothing" if helper is None else helper.name
+
+
+def _llm(held: CheckedArrays, helper: Helper | None) -> Llm:
+    name = held.text("asker")
+    if helper is None or helper.name != name or not isinstance(helper, Asker):
+        raise UsageProblem(f"this router asks {name[:200]}, not {_named(helper)}")
+    return Llm(helper, held.number("average"))
+
+
+def _embedded(held: CheckedArrays, helper: Helper | None) -> Embedded:
     name = held.text("embedder")
-    if embedder is None or embedder.name != name:
-        raise UsageProblem(
-            f"this router reads embeddings of {name[:200]}, "
-            f"not of {embedder.name if embedder else 'nothing'}"
-        )
+    if helper is None or helper.name != name or not isinstance(helper, Embedder):
+        raise UsageProblem(f"this router reads embeddings of {name[:200]}, not of {_named(helper)}")
+    embedder = helper
     forms = held.names("forms")
     return Embedded(
         embedder,

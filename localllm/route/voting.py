@@ -6,6 +6,8 @@ A vote says something of the two members only where it can:
 - the weak member answered, and it was bad: strong was needed (0 and 1). That the strong one would
   have been good is an assumption, the one that a router exists for;
 - one member was said to be better than the one that answered: that one 1, the other 0;
+- both answered, side by side: the better one 1, the other 0, both alike in a tie or where both were
+  bad: this is the only vote that assumes nothing;
 - anything else (the strong one was good, or bad) says nothing of the weak one, and is left out.
 
 One source has one vote on an answer, and of all votes that count at most a quarter, or twenty where
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from localllm.registry.decisions import Decided, Verdict
+from localllm.registry.decisions import BOTH_BAD, TIE, Decided, Verdict
 from localllm.route.contrast import Contrast
 
 GOOD, BAD = "good", "bad"
@@ -72,6 +74,8 @@ def _meaning(
     decision: Decided, vote: Verdict, weak: str, strong: str
 ) -> tuple[float, float] | None:
     answered = decision.member
+    if decision.compared:
+        return _compared(decision, vote, weak, strong)
     if vote.source == INBOX:  # a draft of weak that was sent as it is was as good as the person's
         return (1.0, 1.0) if vote.verdict == weak else None
     if vote.verdict == GOOD:
@@ -86,6 +90,16 @@ def _meaning(
     if answered == weak:  # a person, or a third one, had to answer in its place
         return (0.0, 1.0)
     return None
+
+
+def _compared(
+    decision: Decided, vote: Verdict, weak: str, strong: str
+) -> tuple[float, float] | None:
+    """Both answered, so the vote says all there is."""
+    if set(decision.compared) != {weak, strong}:
+        return None
+    known = {weak: (1.0, 0.0), strong: (0.0, 1.0), TIE: (1.0, 1.0), BOTH_BAD: (0.0, 0.0)}
+    return known.get(vote.verdict)
 
 
 def _capped(given: list[tuple[Decided, Verdict]]) -> tuple[list[tuple[Decided, Verdict]], int]:

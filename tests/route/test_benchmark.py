@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from localllm.route.contrast import Contrast
@@ -52,3 +53,6 @@ def test_it_prints_every_figure_and_leaves_out_what_it_trained_on(tmp_path: Path
     assert found["mmlu"]["n"] == 300 and found["mmlu"]["apgr"][1] > 0.55
     assert found["gsm8k"]["apgr"] == found["gsm8k_fix"]["apgr"]  # the labels are the same here
     assert found["decision_cpu_ms"]["p95"] > 0
+    if find_spec("wordllama") is not None:
+        assert found["embedded"]["decision_cpu_ms"]["p95"] > 0
+        assert found["embedded"]["mmlu"]["n"] == 300

@@ -301,7 +301,7 @@ def test_one_that_is_gone_is_passed_over_in_a_decision_too(
     cli: Cli, tiny_model: Model, registry: Registry
 ) -> None:
     members = (Member("gone", "model", "nothing"), Member("a", "model", "tiny"))
-    for missing, member in (("fallback", "a"), ("error", "gone")):
+    for missing, member in (("fallback", "a"), ("refuse", "gone")):
         spec = RouterSpec(members, (AlwaysStep("gone"),), Fallback(("a",), missing))  # type: ignore[arg-type]
         Routers(registry).add(missing, as_toml(spec), made_by="create")
         found = cli("route", "decide", missing, "hello", "--json").data

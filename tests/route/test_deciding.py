@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from localllm.chat.files import as_message
 from localllm.errors import UsageProblem
 from localllm.generation import Message
 from localllm.route.deciding.asked import Asked
@@ -60,6 +61,10 @@ def holds(prompt: str = "hello", *, asked: dict[str, Any] | None = None, **rule:
     ({"tools": True}, "x", {"tools": True}, True),
     ({"tools": False}, "x", {"tools": True}, False),
     ({"images": True}, "x", {"images": 2}, True),
+    ({"attachments": True}, "x", {"images": 1}, True),
+    ({"attachments": True}, "x", {}, False),
+    ({"attachments": False}, "x", {}, True),
+    ({"attachments": True}, "x", {"files": 1}, True),
     ({"pattern": r"end$"}, "x" * 30_000 + "the end", {}, True),  # its last character is read
     ({"hours": "12:00-13:00"}, "x", {}, True),
     ({"hours": "12:31-13:00"}, "x", {}, False),
@@ -146,6 +151,26 @@ def test_the_threshold_of_the_name_counts(router: Router) -> None:
             decider.decide(asked, wrong)
     with pytest.raises(UsageProblem, match="no threshold"):
         Decider(RouterSpec((A, B), (AlwaysStep("a"),)), None).decide(asked, 0.5)
+
+
+@pytest.mark.parametrize(("name", "text", "n"), [
+    ("notes.txt", "a contract", 1), ("契約書 2026.md", "```\nb.py:\n```\ninside", 1),
+    ("a b.py", "x = 1", 1),
+])  # fmt: skip
+def test_files_are_known_by_what_chat_makes_of_them(name: str, text: str, n: int) -> None:
+    part = as_message(Path(name), text)
+    for said in (f"{part}\n\nwhat is this?", part, f"first\n\n{part}"):
+        assert Asked.of_text(said).files == n
+    assert Asked.of_text(f"{part}\n\n{as_message(Path('b.c'), 'int x;')}\n\nboth").files == n + 1
+    before = [Message("user", part), Message("assistant", "a.txt:\n```\nx\n```")]
+    assert Asked.of([*before, Message("user", "and now?")]).files == n
+
+
+@pytest.mark.parametrize("said", [
+    "like this:\n```\nx = 1\n```", "see http://x.org/a.py:\n```\nx\n```", "a.txt: ```x```",
+])  # fmt: skip
+def test_what_is_no_file(said: str) -> None:
+    assert Asked.of_text(said).files == 0
 
 
 def test_a_router_without_training_is_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from localllm.generation import Message
 from localllm.registry import Registry
+from localllm.route.answering.client import RouterClient
 from localllm.route.answering.routed import RoutedGenerator
 from localllm.route.deciding.guarding import PrivateData
 from localllm.route.pool.spec import Fallback, RouterSpec
@@ -98,3 +99,13 @@ def test_tools_without_anybodys_data_leave_with_what_is_masked(
         assert ask(one, f"write to {MAIL}", {"tools": (tool,)}).text() == f"to {MAIL}"
     sent = server.asked[0].body.decode()
     assert "Writes a letter." in sent and MAIL not in sent
+
+
+def test_a_decision_alone_looks_at_the_tools_too(registry: Registry, server: OpenAIServer) -> None:
+    said = (Message("user", "hello"),)
+    with router(registry) as one:
+        client = RouterClient(one)
+        assert client.decide(said)["member"] == "cloud"
+        found = client.decide(said, tools=(Tool("mail", f"Writes to {MAIL}"),))
+        assert (found["member"], found["guard"]["action"]) == ("small", "local")
+    assert server.asked == []

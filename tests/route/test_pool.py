@@ -35,7 +35,7 @@ FULL = RouterSpec(
     ),
     (
         RulesStep((
-            Rule("me", "odd \"名\"\n\x7f", r"\bcontract\b", ("a", "b"), ("japanese",), 1, 9,
+            Rule("me", "odd \"名\"\n\x7f", r"\bcontract\b", ("a", "b"), ("japanese",), 1, 9, True,
                  False, True, "22:00-06:00", ("sat", "sun"), 2.5, "month"),
         )),
         DomainsStep((Domain("sql", "big", ("select \\ '", "join\ttwo tables")),), 0.3, "embedding"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from localllm.registry import Model, Registry
 from localllm.registry.routers import Routers
 from localllm.route.deciding.explaining import explain_score
 from localllm.route.making import Wish, create, make_spec
-from localllm.route.opening import open_router_named
+from localllm.route.opening import open_router_named, read_version
 from localllm.route.pool.reading import parse_spec
 from localllm.route.sharing import export_router, import_router
 from localllm.route.teaching import Material, teach
 from localllm.route.training import TRAINERS
+from tests.conftest import Done
 from tests.route.known import known
 
 TRUTH = known(90)
@@ -95,3 +97,14 @@ def test_an_edited_threshold_is_not_overruled(
     done = teach(registry, version, parse_spec(version.text(), "copy")[0],
                  Material(TRUTH, (), ()))  # fmt: skip
     assert done.threshold == 0.85
+
+
+def test_it_says_what_goes_along(registry: Registry, tiny_model: Model, tmp_path: Path,
+                                 cli: Callable[..., Done]) -> None:  # fmt: skip
+    given_away(registry, tmp_path / "a.zip", "neighbours")
+    done = cli("route", "export", "mine", tmp_path / "b.zip", "--json")
+    assert done.data["by_prompt"] and "put together" in done.json["warnings"][0]
+    version = Routers(registry).find("mine").current
+    teach(registry, version, read_version(version), Material(TRUTH, (), ()))
+    done = cli("route", "export", "mine", tmp_path / "c.zip", "--json")
+    assert not done.data["by_prompt"] and not done.json["warnings"]

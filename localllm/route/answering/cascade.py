@@ -56,8 +56,9 @@ class CascadeStream:
     up; `judged` says why, and is complete once a part has come."""
 
     def __init__(
-        self, member: LocalMember, wanted: Wanted, step: CascadeStep, threshold: float
+        self, member: LocalMember, wanted: Wanted, step: CascadeStep, threshold: float | None
     ) -> None:
+        """Without a `threshold` the answer is never given up and all its signals are measured."""
         self.accounting: Accounting | None = None
         self.model: str | None = member.name
         self.judged = Judged()
@@ -115,16 +116,17 @@ class CascadeStream:
                 self._account = event.accounting
         n_seen = len(self._logprobs[i])
         looks = event.last or n_seen % self._step.look_tokens == 0
-        if looks and self.judged.escalated is None and not self._cancelled:
-            self._look()
+        open_yet = self.judged.escalated is None and not self._cancelled
+        if looks and open_yet and self._threshold is not None:
+            self._look(self._threshold)
 
-    def _look(self) -> None:
+    def _look(self, threshold: float) -> None:
         """Settle it if what may still come is not likely to change it."""
         low, high = self._bounds()
         need_low, need_high = 1 - high, 1 - low  # of the strong member
-        if need_low >= self._threshold:
+        if need_low >= threshold:
             self._settle(need_low, True)
-        elif need_high < self._threshold:
+        elif need_high < threshold:
             self._settle(need_high, False)
 
     def _settle(self, probability: float, escalated: bool) -> None:
@@ -188,7 +190,7 @@ class CascadeStream:
             signals["p_true"] = self._asked_itself()
             self.judged.signals = signals
             low = good_probability(signals, self._step.combiner)
-        self._settle(1 - low, 1 - low >= self._threshold)
+        self._settle(1 - low, self._threshold is not None and 1 - low >= self._threshold)
 
     def _asked_itself(self) -> float:
         """P(True). A model that cannot be asked says nothing either way."""

@@ -19,10 +19,11 @@ from localllm.route.answering.routed import RoutedGenerator
 from localllm.route.answering.routed_stream import RoutedStream
 from localllm.route.answering.routing import Routing
 from localllm.route.deciding.asked import Asked
+from localllm.route.deciding.guarding import fixed_of
 from localllm.route.deciding.verdict import decided
 from localllm.route.opening import open_named
 from localllm.route.pool.steps import CascadeStep
-from localllm.toolcalls import CallStart
+from localllm.toolcalls import CallStart, Tool
 
 if TYPE_CHECKING:
     from localllm.endpoints import Delta, Embedded, Ended, Wanted
@@ -70,11 +71,17 @@ class RouterClient:
     def stream(self, wanted: Wanted) -> RouterSteps:
         return RouterSteps(self.generator, wanted)
 
-    def decide(self, messages: Sequence[Message], *, tools: bool = False) -> dict[str, Any]:
+    def decide(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()
+    ) -> dict[str, Any]:  # fmt: skip
         """The decision alone, as plain data. Nobody is asked, nothing is kept."""
+        from localllm.endpoints import Wanted
+
         opened = self.generator.opened
-        choice = opened.decider.decide(Asked.of(messages, tools=tools), self.generator.threshold)
-        return asdict(decided(opened, choice, messages))
+        asked = Asked.of(messages, tools=bool(tools))
+        choice = opened.decider.decide(asked, self.generator.threshold)
+        fixed = fixed_of(Wanted(messages=tuple(messages), tools=tuple(tools)))
+        return asdict(decided(opened, choice, messages, fixed))
 
     async def embed(
         self, texts: Sequence[str | Sequence[int]], dimensions: int | None = None

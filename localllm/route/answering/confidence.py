@@ -15,9 +15,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from localllm.engine.scheduler import TokenLogprobs
-from localllm.route.pool.steps import Combiner
+from localllm.route.pool.steps import CENTRE, Combiner
 
-_CENTRE = 0.7
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"\w+")
 _YES, _NO = ("yes", "true", "correct"), ("no", "false", "incorrect")
@@ -56,7 +55,7 @@ def good_probability(signals: Mapping[str, float], combiner: Combiner) -> float:
     """P(the answer is good), by the signals that there are."""
     total = combiner.intercept
     for name, value in signals.items():
-        total += getattr(combiner, name) * (value - _CENTRE)
+        total += getattr(combiner, name) * (value - CENTRE)
     return 1 / (1 + math.exp(-min(max(total, -60.0), 60.0)))
 
 

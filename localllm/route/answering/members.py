@@ -15,6 +15,7 @@ from localllm.registry import Registry
 from localllm.registry.inbox import Inbox
 from localllm.route.answering.cascade import CascadeStream
 from localllm.route.answering.local import LocalMember
+from localllm.route.answering.opening import OwnLender
 from localllm.route.answering.person import PersonStream
 from localllm.route.answering.stream import MemberStream
 from localllm.route.pool.spec import RouterSpec
@@ -32,7 +33,7 @@ class MemberDoor(Protocol):
     def ask(self, wanted: Wanted, decision: int | None) -> MemberStream:
         """Raises what asking it raises. `decision` is the number of the routing."""
 
-    def cascade(self, wanted: Wanted, step: CascadeStep, threshold: float) -> CascadeStream:
+    def cascade(self, wanted: Wanted, step: CascadeStep, threshold: float | None) -> CascadeStream:
         """Answer and judge the own answer; only models of this machine can."""
 
     def release(self) -> None:
@@ -68,9 +69,8 @@ class Members(Closing):
         """Raises what loading raises."""
         model = standing.model
         assert model is not None
-        own = tuple((file.path, 1.0) for file in model.with_role("adapter"))
         more = tuple(find_adapter(text, self._registry) for text in standing.member.adapters)
-        return LocalMember(self._lender.lend(model, (*own, *more)))
+        return LocalMember(self._lender.lend(model, (*model.attached, *more)))
 
     def draft(self, standing: Standing, wanted: Wanted) -> str | None:
         """What the member that drafts for this person would say; None where it says nothing."""
@@ -92,6 +92,11 @@ class Members(Closing):
         finally:
             door.release()
         return "".join(texts) or None
+
+    def quiet(self, on: bool) -> None:
+        """Whether models are loaded without a word of which."""
+        if isinstance(self._lender, OwnLender):
+            self._lender.quiet = on
 
     def inbox(self) -> Inbox:
         return Inbox(self._registry)
@@ -120,7 +125,7 @@ class _LocalDoor:
     def ask(self, wanted: Wanted, decision: int | None) -> MemberStream:
         return self._member.ask(wanted)
 
-    def cascade(self, wanted: Wanted, step: CascadeStep, threshold: float) -> CascadeStream:
+    def cascade(self, wanted: Wanted, step: CascadeStep, threshold: float | None) -> CascadeStream:
         return CascadeStream(self._member, wanted, step, threshold)
 
     def release(self) -> None:
@@ -134,7 +139,7 @@ class _EndpointDoor:
     def ask(self, wanted: Wanted, decision: int | None) -> MemberStream:
         return self._generator.ask(wanted)
 
-    def cascade(self, wanted: Wanted, step: CascadeStep, threshold: float) -> CascadeStream:
+    def cascade(self, wanted: Wanted, step: CascadeStep, threshold: float | None) -> CascadeStream:
         raise NotFound("an endpoint does not say how sure it is")
 
     def release(self) -> None:
@@ -152,7 +157,7 @@ class _PersonDoor:
             lambda: members.draft(self._standing, wanted),
         )  # fmt: skip
 
-    def cascade(self, wanted: Wanted, step: CascadeStep, threshold: float) -> CascadeStream:
+    def cascade(self, wanted: Wanted, step: CascadeStep, threshold: float | None) -> CascadeStream:
         raise NotFound("a person does not say how sure the answer is")
 
     def release(self) -> None:

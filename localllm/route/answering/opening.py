@@ -38,6 +38,7 @@ class OwnLender(Closing):
 
     def __init__(self, wishes: LocalWishes, progress: Progress | None = None) -> None:
         self._wishes, self._progress = wishes, progress or Silent()
+        self.quiet = False  # whose names are not to be told is loaded without a word
         self._open: dict[Path, _Loaded] = {}
         self._lock = threading.Lock()
 
@@ -49,7 +50,8 @@ class OwnLender(Closing):
             return found.lent(model, adapters)
 
     def _opened(self, model: Model) -> _Loaded:
-        with self._progress.bytes(f"load {model.name}", model.size_bytes) as advance:
+        progress = Silent() if self.quiet else self._progress
+        with progress.bytes(f"load {model.name}", model.size_bytes) as advance:
             try:
                 return _Loaded(model, self._wishes, advance)
             except DoesNotFit:

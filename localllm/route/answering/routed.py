@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from localllm.closing import Closing
@@ -10,6 +10,7 @@ from localllm.errors import LocalLLMError, UsageProblem
 from localllm.generation import Accounting, Message, Sampling
 from localllm.registry import Registry
 from localllm.registry.decisions import Decisions
+from localllm.route.answering.comparing import Comparison, two_of
 from localllm.route.answering.members import MemberDoor, Members
 from localllm.route.answering.routed_stream import RoutedStream
 from localllm.route.answering.routing import Routing, Sticky
@@ -36,7 +37,7 @@ class RoutedGenerator(Closing):
         self.opened, self.threshold = opened, threshold
         self.sticky = Sticky()
         self.last: Routing | None = None  # of the answer that ended last
-        self._doors, self._tell = doors, tell
+        self._registry, self._doors, self.tell = registry, doors, tell
         self._decisions = Decisions(registry)
         self._keep_prompts, self._keep = keep_prompts, keep
 
@@ -71,6 +72,18 @@ class RoutedGenerator(Closing):
         cascade = choice.cascade is not None and not is_sticky
         return RoutedStream(self, wanted, choice, names, guarded, asked, is_sticky, cascade)
 
+    def compare(self, wanted: Wanted) -> Comparison:
+        """Let two members answer `wanted`, their names hidden. Raises UsageProblem (PrivateData
+        among them), and what loading them raises."""
+        from localllm.route.answering.alone import alone
+
+        registry, opened = self._registry, self.opened
+        sides = {
+            name: alone(registry, opened, self._doors, name) for name in two_of(opened.spec)
+        }  # fmt: skip
+        decisions = self._decisions if self._keep else None
+        return Comparison(self, self._doors, sides, wanted, decisions)
+
     # --- for its streams ------------------------------------------------------------------
 
     def door(self, name: str) -> MemberDoor:
@@ -80,9 +93,7 @@ class RoutedGenerator(Closing):
         """Keep the decision; None where that is not wanted, or could not be, which is told."""
         if not self._keep:
             return None
-        held = prompt if self._keep_prompts and not routing.guard.get("fired") else None
-        if self._keep_prompts and routing.guard.get("fired"):
-            held = _without_data(prompt)
+        held = self.held(prompt, routing.guard)
         data = {
             "steps": [[s.use, s.to, s.why] for s in choice.steps], "guard": dict(routing.guard),
             "sticky": routing.sticky, "members": [one.name for one in self.opened.spec.members],
@@ -94,8 +105,14 @@ class RoutedGenerator(Closing):
                 prompt=held, data=data,
             )  # fmt: skip
         except LocalLLMError as error:
-            self._tell(f"this decision is not kept: {error.message}")
+            self.tell(f"this decision is not kept: {error.message}")
             return None
+
+    def held(self, prompt: str, guard: Mapping[str, Any]) -> str | None:
+        """What is kept of a prompt in which the guard found what `guard` says."""
+        if not self._keep_prompts:
+            return None
+        return _without_data(prompt) if guard.get("fired") else prompt
 
     @property
     def comment(self) -> str | None:
@@ -133,7 +150,7 @@ class RoutedGenerator(Closing):
                 cost=routing.cost, data=data,
             )  # fmt: skip
         except LocalLLMError as error:
-            self._tell(f"this decision is not kept whole: {error.message}")
+            self.tell(f"this decision is not kept whole: {error.message}")
 
     def close(self) -> None:
         self._doors.close()

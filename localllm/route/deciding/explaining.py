@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from localllm.route.cascades.keeping import KeptCombiner
 from localllm.route.deciding.asked import Asked
 from localllm.route.deciding.decider import Choice, Decider, Stepped
 from localllm.route.learned import Known, Neighbour, nearest
-from localllm.route.pool.steps import PredictorStep
+from localllm.route.measuring.calibration import Calibration
+from localllm.route.pool.steps import CENTRE, CascadeStep, PredictorStep
 from localllm.route.predictors.base import Part
 from localllm.route.predictors.embedded import Embedded, occlusion
+from localllm.route.predictors.llm import Llm
 from localllm.route.router import Router
 from localllm.route.text.cues import read
 from localllm.route.text.words import MAX_TERM_CHARS, tokens_in
@@ -67,13 +72,53 @@ class Explained:
     weak: str | None
     strong: str | None
     neighbours: tuple[Neighbour, ...]
+    signals: CascadeExplained | None = None
+
+
+@dataclass(frozen=True)
+class CascadeExplained:
+    """How a cascade judges its weak member's answer: `weights` by signal, with the `means` over the
+    `n_fitted` answers that they were fitted to (0: set by hand, and no means). Of an answer that
+    was asked for, `parts` add up to `score`, and P(strong is needed) is logistic(score)."""
+
+    intercept: float
+    weights: Mapping[str, float]
+    means: Mapping[str, float]
+    n_fitted: int
+    measured: Mapping[str, float]
+    answer: str | None = None
+    parts: tuple[Part, ...] = ()
+    score: float | None = None
+    probability: float | None = None
+
+
+def explain_cascade(
+    step: CascadeStep, kept: KeptCombiner | None, measured: Mapping[str, float] | None = None,
+    answer: str | None = None,
+) -> CascadeExplained:  # fmt: skip
+    """`step` has the weights in use; `measured` are the signals of an answer."""
+    weigh = step.combiner
+    weights: dict[str, float] = {name: float(getattr(weigh, name)) for name in step.signals}
+    means = {} if kept is None else kept.means
+    found = CascadeExplained(
+        weigh.intercept, weights, means, 0 if kept is None else kept.n_rows, measured or {}, answer
+    )
+    if measured is None:
+        return found
+    parts = (Part("average", "", -weigh.intercept), *(
+        Part("signal", name, -weights[name] * (value - CENTRE))
+        for name, value in measured.items() if name in weights
+    ))  # fmt: skip
+    score = sum(part.amount for part in parts)
+    probability = float(Calibration(1.0, 0.0).probability(np.array([score]))[0])
+    return replace(found, parts=parts, score=score, probability=probability)
 
 
 def explain_score(router: Router, prompt: str) -> ScoreExplained:
     """The predictor's own reasons."""
     found = router.explain(prompt)
     predictor = router.predictor
-    if isinstance(predictor, Embedded):
+    if isinstance(predictor, Embedded | Llm):
         method, words = "occlusion", _sentences(predictor, prompt)
     else:
         method, words = "additive", _words(prompt, found.parts)
@@ -135,7 +180,7 @@ def _words(prompt: str, parts: Sequence[Part]) -> tuple[MarkedWord, ...]:
     )
 
 
-def _sentences(predictor: Embedded, prompt: str) -> tuple[MarkedWord, ...]:
+def _sentences(predictor: Embedded | Llm, prompt: str) -> tuple[MarkedWord, ...]:
     found: list[MarkedWord] = []
     at = 0
     text = read(prompt).text

@@ -46,6 +46,7 @@ def _holds(rule: Rule, asked: Asked, spent: Spent) -> list[str] | None:
     """What held, None where something did not. The dear ones come last."""
     why: list[str] = []
     for name, wanted, found in (
+        ("attachments", rule.attachments, asked.images > 0 or asked.files > 0),
         ("tools", rule.tools, asked.tools),
         ("images", rule.images, asked.images > 0),
     ):

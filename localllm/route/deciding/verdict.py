@@ -34,8 +34,11 @@ class DecidedNow:
     members_missing: Mapping[str, str]
 
 
-def decided(opened: OpenRouter, choice: Choice, messages: Sequence[Message]) -> DecidedNow:
-    """With the guard's say. Raises PrivateData, MissingExtra."""
+def decided(
+    opened: OpenRouter, choice: Choice, messages: Sequence[Message], fixed: Sequence[str] = ()
+) -> DecidedNow:
+    """With the guard's say, also on what is `fixed` beside the messages. Raises PrivateData,
+    MissingExtra."""
     spec = opened.spec
     found = opened.standings
     others = (name for name in spec.fallback.order if found[name].problem is None)
@@ -44,7 +47,7 @@ def decided(opened: OpenRouter, choice: Choice, messages: Sequence[Message]) -> 
         names = names[1:] or names  # who is gone is passed over
     guarded: Guarded = NOTHING
     if any(spec.privacy.watches(one.outside) for one in found.values()):
-        guarded = guard(messages, spec.privacy)
+        guarded = guard(messages, spec.privacy, fixed)
     first = allowed(names, spec, found, guarded)[0]
     missing = {n: one.problem for n, one in found.items() if one.problem is not None}
     return DecidedNow(

@@ -42,7 +42,7 @@ def calibrate(scores: Floats, needed: Floats) -> Calibration:
         return Calibration(0.0, _logit((positive + 1) / (len(needed) + 2)))
     centre = float(scores.mean())
     design = np.stack([(scores - centre) / scale, np.ones(len(scores))], axis=1)
-    slope, intercept = _newton(design, target)
+    slope, intercept = (float(weight) for weight in fit_logistic(design, target, np.zeros(2)))
     if slope <= 0:
         return Calibration(0.0, _logit((positive + 1) / (len(needed) + 2)))
     return Calibration(slope / scale, intercept - slope * centre / scale)
@@ -78,18 +78,20 @@ def reliability(probability: Floats, needed: Floats, bins: int = _BINS) -> Relia
     )
 
 
-def _newton(design: Floats, target: Floats) -> tuple[float, float]:
-    weights = np.zeros(2)
+def fit_logistic(design: Floats, target: Floats, penalty: Floats) -> Floats:
+    """The weights [k] of least penalized log loss, by Newton's method: `penalty` [k] is half of
+    what a weight's square costs, `target` [n] is 0 to 1."""
+    weights = np.zeros(design.shape[1])
     for _ in range(_STEPS):
         p = _logistic(design @ weights)
-        gradient = design.T @ (p - target)
-        curvature = design.T @ (design * (p * (1 - p))[:, None]) + 1e-9 * np.eye(2)
+        gradient = design.T @ (p - target) + penalty * weights
+        curvature = design.T @ (design * (p * (1 - p))[:, None]) + np.diag(penalty + 1e-9)
         step = np.linalg.solve(curvature, gradient)
         size = float(np.abs(step).max())
         weights = weights - step * min(1.0, 2.0 / size) if size else weights
         if size < 1e-10:
             break
-    return float(weights[0]), float(weights[1])
+    return weights
 
 
 def _logistic(x: Floats) -> Floats:

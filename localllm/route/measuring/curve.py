@@ -114,3 +114,16 @@ def within_folds(scores: Floats, folds: np.ndarray) -> Floats:
         placed[inside] = middle[inverse.reshape(-1)] / len(inside)
         del values
     return placed
+
+
+def auc(scores: Floats, positive: Floats) -> float:
+    """The area under the ROC curve: how often a positive (1, else 0) scores above a negative, ties
+    counting half. NaN where there are only positives, or none."""
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    place = (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]
+    n_positive = float(positive.sum())
+    n_negative = len(positive) - n_positive
+    if not n_positive or not n_negative:
+        return float("nan")
+    above = float(place[positive > 0.5].sum()) - n_positive * (n_positive + 1) / 2
+    return above / (n_positive * n_negative)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from localllm.errors import FileGone, LocalLLMError, NotFound, UsageProblem
-from localllm.library.find import find_adapter, find_gguf
+from localllm.library.find import find_adapter, find_runnable
 from localllm.registry import Model, Registry
 from localllm.route.pool.member import Cost, Member
 from localllm.route.pool.spec import RouterSpec
@@ -39,7 +39,7 @@ def standing_of(member: Member, registry: Registry) -> Standing:
     """Never raises for what is missing: that is what it tells."""
     try:
         if member.kind == "model":
-            model = find_gguf(member.ref, registry)
+            model = find_runnable(member.ref, registry)
             for text in member.adapters:
                 find_adapter(text, registry)
             return Standing(member, member.outside, model=model)
@@ -94,7 +94,7 @@ def measured(member: Member, registry: Registry) -> Member:
     if member.kind != "model":
         return member
     try:
-        model = find_gguf(member.ref, registry)
+        model = find_runnable(member.ref, registry)
     except (NotFound, FileGone, UsageProblem):
         return member
     for kept in registry.measurements(model, "bench"):

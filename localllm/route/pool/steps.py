@@ -14,6 +14,8 @@ Signal = Literal["logprobs", "agreement", "p_true"]
 SIGNALS: tuple[str, ...] = get_args(Signal)
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
+CENTRE = 0.7  # of a signal, from which a combiner counts
+
 MAX_RULES, MAX_DOMAINS, MAX_EXAMPLES = 200, 100, 500
 MAX_PATTERN, MAX_SAMPLES = 500, 16
 
@@ -24,8 +26,10 @@ class Rule:
 
     `pattern` is searched in the prompt, whatever its case. `words` hold if one of them occurs.
     `languages` are those of `text.cues.script` ("latin", "japanese", "han" ...). Characters are
-    of the whole conversation. `hours` is "22:00-06:00" in local time. `spent_over` holds once the
-    router has spent that much in this hour, day or month.
+    of the whole conversation, and so are `attachments`: images, or files as `chat --file` and
+    `/file` put them into a message (their name, and their text in a fence). `hours` is
+    "22:00-06:00" in local time. `spent_over` holds once the router has spent that much in this
+    hour, day or month.
     """
 
     to: str
@@ -35,6 +39,7 @@ class Rule:
     languages: tuple[str, ...] = ()
     min_chars: int | None = None
     max_chars: int | None = None
+    attachments: bool | None = None
     tools: bool | None = None
     images: bool | None = None
     hours: str | None = None
@@ -134,7 +139,7 @@ class PredictorStep(PairStep):
 class Combiner:
     """P(the weak answer is good) = logistic(intercept + sum over the signals in use of
     weight x (signal - 0.7)); see answering.confidence for the signals, each from 0 to 1. These
-    weights were set by hand, not fitted: calibrate a cascade by its threshold."""
+    weights were set by hand: `route train` fits others to labelled answers (route.cascades)."""
 
     intercept: float = 0.5
     logprobs: float = 6.0

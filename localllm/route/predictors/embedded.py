@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ TRUST_PRIOR = 100.0
 _LEAST_SLOPE = 0.01
 
 
+@runtime_checkable
 class Embedder(Protocol):
     @property
     def name(self) -> str:

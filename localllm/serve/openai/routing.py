@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from localllm.errors import ModelNotFound
 from localllm.generation import Message
 from localllm.serve.openai.schemas import ChatMessage, FunctionTool
-from localllm.serve.openai.words import messages_of
+from localllm.serve.openai.words import messages_of, tools_of
 from localllm.serve.service import Service
 from localllm.serve.web.problems import RequestProblem
 from localllm.serve.web.shapes import Body
@@ -54,7 +54,7 @@ class Decide:
         use = await self._service.far_use(far)
         client: Any = use.client  # a router's
         found: Mapping[str, Any] = await self._service.work(
-            lambda: client.decide(messages, tools=bool(body.tools))
+            lambda: client.decide(messages, tools=tools_of(body.tools))
         )
         more = {"object": "routing.decision", "model": body.model, "member_model": found["model"]}
         return JSONResponse({**found, **more})
