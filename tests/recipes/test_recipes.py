@@ -25,6 +25,8 @@ RUN = {
     # tests/recipes/test_deploy.py
     "Dockerfile", "compose.yml", "compose_rpc.yml", "kubernetes.yaml", "kubernetes_rpc.yaml",
     "localllm-serve.service", "localllm-worker.service",
+    # tests/finetune/scratch/test_train.py
+    "train_small.toml",
     # tests/merge/test_recipes.py
     "merge_slerp.toml", "merge_ties.yml", "merge_tuned.sh",
 }  # fmt: skip

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         load_causal,
     )
     from localllm.finetune.model.save import save_gguf
-    from localllm.finetune.model.scratch import write_scratch
+    from localllm.finetune.model.scratch import write_scratch, write_vocabulary
 
 __all__ = [
     "DTYPES",
@@ -42,6 +42,7 @@ __all__ = [
     "read_adapter",
     "save_gguf",
     "write_scratch",
+    "write_vocabulary",
 ]
 
 _HOMES = {
@@ -49,7 +50,7 @@ _HOMES = {
     "fold": ("fold_lora",),
     "loaded": ("DTYPES", "LoadedModel", "check_source", "families", "load_causal"),
     "save": ("save_gguf",),
-    "scratch": ("write_scratch",),
+    "scratch": ("write_scratch", "write_vocabulary"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -88,9 +88,13 @@ class _Product(torch.autograd.Function):
         rows: FrozenRows = ctx.rows
         grad = grads[0]
         flat = grad.reshape(-1, grad.shape[-1])
-        found = flat.new_zeros((flat.shape[0], rows.shape[1]))
-        for start, stop in rows.spans():
-            found.addmm_(flat[:, start:stop], rows.borrow(start, stop, flat))
+        spans = rows.spans()
+        if len(spans) == 1:
+            found = flat @ rows.borrow(*spans[0], flat)
+        else:
+            found = flat.new_zeros((flat.shape[0], rows.shape[1]))
+            for start, stop in spans:
+                found.addmm_(flat[:, start:stop], rows.borrow(start, stop, flat))
         return found.reshape(*grad.shape[:-1], rows.shape[1]).to(ctx.dtype), None
 
 

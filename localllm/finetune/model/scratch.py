@@ -1,7 +1,8 @@
 """A Llama trained from scratch as a GGUF: config, weights, and a byte-level BPE tokenizer.
 
 llama.cpp splits words as GPT-2 does where the pre-tokenizer is named `gpt-2`, which is what
-`tokenizers`' ByteLevel does: the ids are the same.
+`tokenizers`' ByteLevel does, and as Qwen 2 does (`qwen2`: digits one by one), which is a Split
+with that pattern before it: the ids are the same.
 """
 
 from __future__ import annotations
@@ -21,15 +22,22 @@ from localllm.formats.hf import Slot, family_of_model_type, sizes_of_config, slo
 from localllm.formats.hf.write import TensorOut, Value, fresh_header, tensor_type, write_gguf
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # enum llama_token_type
+# as llama.cpp's LLAMA_VOCAB_PRE_TYPE_QWEN2 and Qwen 2's own tokenizer.json have it
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer's tokens in the order of their ids, llama.cpp's type of each, and merges."""
+    """A tokenizer's tokens in the order of their ids, llama.cpp's type of each, and merges; `pre`
+    is llama.cpp's name of how it cuts a text into words."""
 
     tokens: tuple[str, ...]
     types: tuple[int, ...]
     merges: tuple[str, ...]
+    pre: str = "gpt-2"
 
 
 def write_scratch(
@@ -62,14 +70,33 @@ def write_scratch(
         **(metadata or {}),
         **_tokenizer_keys(words, config, add_bos, chat_template),
     }
-    state = module.state_dict()
+    write_gguf(out, fresh_header(out.name, values), _tensors(module, type), advance=advance)
+
+
+def write_vocabulary(
+    config: Any, tokenizer_json: Path, out: Path, *, add_bos: bool = False,
+    chat_template: str | None = None,
+) -> None:  # fmt: skip
+    """The same without a tensor: what llama.cpp tokenizes by before there is a model.
+
+    `config` is the LlamaConfig of the model to be. Raises as `write_scratch`.
+    """
+    words = read_vocabulary(tokenizer_json, int(config.vocab_size))
+    values: dict[str, Value] = {
+        **_model_keys(config, FILE_TYPES["F32"]),
+        **_tokenizer_keys(words, config, add_bos, chat_template),
+    }
+    write_gguf(out, fresh_header(out.name, values), [])
+
+
+def _tensors(module: PreTrainedModel, type: FloatType) -> list[TensorOut]:
+    config, state = module.config, module.state_dict()
     tied = bool(config.tie_word_embeddings)
     slots = slots_of(
         family_of_model_type("llama", "llama"), sizes_of_config(config.to_dict()),
         lambda _, hf: hf in state, tied=tied,
     )  # fmt: skip
-    tensors = [_tensor(slot, state[slot.hf], type) for slot in slots]
-    write_gguf(out, fresh_header(out.name, values), tensors, advance=advance)
+    return [_tensor(slot, state[slot.hf], type) for slot in slots]
 
 
 def read_vocabulary(path: Path, n_vocab: int) -> Vocabulary:
@@ -83,7 +110,7 @@ def read_vocabulary(path: Path, n_vocab: int) -> Vocabulary:
         vocab, merges = dict(model["vocab"]), model["merges"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFile(f"{path.name} is no tokenizer: {error!r}"[:200]) from None
-    _check_byte_level(document, path.name)
+    pre = _words_of(document, path.name)
     by_id = {int(number): str(text) for text, number in vocab.items()}
     types = dict.fromkeys(by_id, NORMAL)
     for one in added:
@@ -95,14 +122,18 @@ def read_vocabulary(path: Path, n_vocab: int) -> Vocabulary:
         tuple(by_id.get(i, f"[UNUSED{i}]") for i in range(n_vocab)),
         tuple(types.get(i, UNUSED) for i in range(n_vocab)),
         tuple(one if isinstance(one, str) else " ".join(one) for one in merges),
+        pre,
     )
 
 
-def _check_byte_level(document: Mapping[str, Any], name: str) -> None:
-    """What llama.cpp's `gpt-2` does: no normalizer, GPT-2's words, no space put before."""
+def _words_of(document: Mapping[str, Any], name: str) -> str:
+    """llama.cpp's name for how words are told apart: no normalizer, no space put before."""
     model, pre = document["model"], document.get("pre_tokenizer") or {}
-    if pre.get("type") == "Sequence" and len(pre.get("pretokenizers", [])) == 1:
-        pre = pre["pretokenizers"][0]
+    steps = pre.get("pretokenizers", []) if pre.get("type") == "Sequence" else [pre]
+    first, pre = (steps[0] if len(steps) == 2 else None), (steps or [{}])[-1]
+    is_qwen2 = first is not None and (
+        first.get("type"), first.get("pattern"), first.get("behavior"), first.get("invert")
+    ) == ("Split", {"Regex": QWEN2_WORDS}, "Isolated", False)  # fmt: skip
     fits = (
         model.get("type") == "BPE"
         and not model.get("byte_fallback")
@@ -112,13 +143,15 @@ def _check_byte_level(document: Mapping[str, Any], name: str) -> None:
         and document.get("normalizer") is None
         and pre.get("type") == "ByteLevel"
         and not pre.get("add_prefix_space", True)
-        and pre.get("use_regex", True)
+        and (pre.get("use_regex", True) is not is_qwen2)
+        and (is_qwen2 or len(steps) == 1)
     )
     if not fits:
         raise UsageProblem(
             f"{name}: llama.cpp cuts text like a byte-level BPE without a normalizer or a space "
             "in front, and this one is another"
         )
+    return "qwen2" if is_qwen2 else "gpt-2"
 
 
 def _model_keys(config: Any, file_type: int) -> dict[str, Value]:
@@ -147,7 +180,7 @@ def _tokenizer_keys(
 ) -> dict[str, Value]:
     keys: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.pre": words.pre,
         "tokenizer.ggml.tokens": words.tokens,
         "tokenizer.ggml.token_type": words.types,
         "tokenizer.ggml.merges": words.merges,

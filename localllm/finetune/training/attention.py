@@ -47,19 +47,27 @@ def packed_attention(
     `sliding_window` is how many tokens one sees, itself included; `softcap` bounds the scores
     (Gemma 2). Dropout of attention is not supported: models are tuned without.
     """
+    # under autocast a rotation in float32 makes q and k float32 again, v stays as it was multiplied
+    query, key = query.to(value.dtype), key.to(value.dtype)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dtype = query.dtype
+    if dtype == torch.bfloat16 and query.device.type == "cpu":
+        # for bfloat16 oneDNN makes a kernel for every length that it meets, and keeps it: half a
+        # gigabyte after 60 steps of varied lengths (measured), most of the time spent making them
+        query, key, value = query.float(), key.float(), value.float()
     lengths = list(segments) or [query.shape[2]]
-    parts = [
-        _one(q, k, v, scale, sliding_window, softcap)
-        for q, k, v in zip(
-            *(torch.split(one, lengths, 2) for one in (query, key, value)), strict=True
-        )
-    ]
+    with torch.autocast("cpu", enabled=False):
+        parts = [
+            _one(q, k, v, scale, sliding_window, softcap)
+            for q, k, v in zip(
+                *(torch.split(one, lengths, 2) for one in (query, key, value)), strict=True
+            )
+        ]
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    return whole.transpose(1, 2).contiguous(), None
+    return whole.to(dtype).transpose(1, 2).contiguous(), None
 
 
 def _one(

@@ -1,0 +1,128 @@
+"""What a run is, once it is decided: kept beside its checkpoint, so that going on does the same.
+
+The machine's speed has a say in the shape and the steps, and is not the same twice: a run that
+is gone on with is not decided again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from localllm.errors import DamagedFile, UsageProblem
+from localllm.finetune.scratch.recipe import FIXED, TrainRecipe
+from localllm.finetune.scratch.shape import Shape
+from localllm.ui.outfile import replace_file
+
+_VERSION = 1
+BATCH_LEAST, BATCH_MOST = 2048, 32768  # tokens a step
+STEPS_WANTED = 1000  # of a run whose batch nobody names
+PACK_TOKENS = 4096
+RESERVE = 0.08  # of the budget: evaluations, checkpoints, llama.cpp's judgement
+MOST_EPOCHS = 20.0  # of a budget: what is read so often teaches nothing any more
+
+
+def held_tokens(seen: float) -> float:
+    """Held-out tokens at an evaluation: a hundredth of what a run sees, more of short runs, but
+    never so many that eleven evaluations take more than a twelfth of the time."""
+    return max(2048.0, min(16_384.0, seen / 50), seen / 100)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run as decided. `rows` a step, of `shape.context` tokens; `n_held` held-out chunks are
+    looked at at an evaluation."""
+
+    asked: dict[str, Any]
+    data: str  # sha256 of what it says
+    tokenizer: str  # as JSON
+    shape: Shape
+    precision: str
+    tokens_per_s: float
+    peak_bytes: int
+    rows: int
+    steps: int
+    lr: float
+    pack_tokens: int
+    n_tokens: int  # of the text that is learned from
+    tokens_per_step: float
+    n_held: int
+    thinned_bytes: int  # of text that is learned from, where there is more than can be seen
+
+    @property
+    def tokens_seen(self) -> float:
+        return self.steps * self.tokens_per_step
+
+    @property
+    def epochs(self) -> float:
+        return self.tokens_seen / max(1, self.n_tokens)
+
+    @property
+    def training_s(self) -> float:
+        return self.tokens_seen / self.tokens_per_s
+
+    def figures(self) -> dict[str, Any]:
+        """What decided the result, for lineage."""
+        return {
+            **self.shape.as_json(), "precision": self.precision, "rows_per_step": self.rows,
+            "steps": self.steps, "lr": self.lr, "n_tokens": self.n_tokens,
+        }  # fmt: skip
+
+
+def save(plan: Plan, path: Path) -> None:
+    """Raises DiskFull."""
+    replace_file(path, json.dumps({"version": _VERSION, **asdict(plan)}))
+
+
+def load(path: Path) -> Plan | None:
+    """None where there is none. Raises DamagedFile."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if values.pop("version") != _VERSION:
+            raise ValueError("another version")
+        return Plan(**{**values, "shape": Shape(**values["shape"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(f"{path.name} is no plan of a run: {error}", "add --restart") from None
+
+
+def check_same(plan: Plan, recipe: TrainRecipe, data: str) -> None:
+    """Raise UsageProblem where a run would go on with something else than it began with."""
+    now = recipe.as_dict()
+    changed = [key for key in FIXED if plan.asked.get(key) != now[key]]
+    if not changed and plan.data != data:
+        changed = ["text in the data"]
+    if changed:
+        raise UsageProblem(
+            f"the interrupted run was begun with another {', '.join(changed)}",
+            "give what it was begun with, or --restart to begin again",
+        )
+
+
+def gone_on(plan: Plan, recipe: TrainRecipe) -> Plan:
+    """The plan with the pace that is named now."""
+    precision = plan.precision if recipe.precision == "auto" else recipe.precision
+    return replace(
+        plan, lr=recipe.lr or plan.lr, steps=recipe.steps or plan.steps, precision=precision
+    )
+
+
+def batch_rows(recipe: TrainRecipe, tokens: float, n_rows: int) -> int:
+    """Rows a step: as named, else so that a run has about a thousand steps; never more than a
+    quarter of all rows, or there would be no steps to speak of."""
+    if recipe.batch_tokens is not None:
+        return min(n_rows, max(1, round(recipe.batch_tokens / recipe.context)))
+    wanted = min(BATCH_MOST, max(BATCH_LEAST, tokens / STEPS_WANTED))
+    return max(1, min(round(wanted / recipe.context), max(1, n_rows // 4)))
+
+
+def planned_tokens(recipe: TrainRecipe, tokens_per_s: float, n_tokens: int) -> float:
+    """Tokens that a run sees, `steps` aside: the epochs named, or what the budget has time for."""
+    if recipe.epochs is not None:
+        return recipe.epochs * n_tokens
+    minutes = recipe.minutes or 0.0
+    seen = 60 * minutes * (1 - RESERVE) * tokens_per_s
+    return min(seen, MOST_EPOCHS * n_tokens)
