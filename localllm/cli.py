@@ -141,6 +141,8 @@ COMMANDS = (
           "Make a model smaller.", _RUN),
     Entry("finetune", "finetune.cli:finetune_command",
           "Tune a model on your own data: before and after judged by llama.cpp.", _RUN),
+    Entry("train", "finetune.train_cli:train_command",
+          "Train a small model of your own from nothing but text, its vocabulary included.", _RUN),
     Entry("merge", "merge.cli:merge_command",
           "Merge a tuning into its model, or whole models into one.", _RUN),
     Entry("imatrix", "imatrix.cli:imatrix_command",

@@ -24,13 +24,14 @@ from localllm.bench.showing.report import write_report
 from localllm.bench.showing.stored import stored_runs
 from localllm.bench.showing.table import table
 from localllm.errors import DamagedFile, Interrupted, LocalLLMError, UsageProblem
-from localllm.library import ModelNames, find_gguf
+from localllm.library import ModelNames
 from localllm.library.bench.bench import Extras, finish, problem_of, sweep_of
 from localllm.library.bench.case import Case
 from localllm.library.bench.measuring.measure import Method
 from localllm.library.bench.record import BenchRun
 from localllm.library.bench.stable import StableRule
 from localllm.library.bench.sweep import SweepOptions, failures
+from localllm.library.find import find_runnable
 from localllm.placement import arguments as place
 from localllm.registry import Model, Registry
 from localllm.ui import Sink, View
@@ -122,7 +123,7 @@ def bench_command(
                                      resume, output != "table")):  # fmt: skip
             raise UsageProblem("--auto and --no-auto take no tests, setups or formats",
                                "localllm bench MODEL --auto --budget 300")  # fmt: skip
-        chosen = [find_gguf(name, registry) for name in models]
+        chosen = [find_runnable(name, registry) for name in models]
         if auto:
             return tune_models(chosen, budget, options, registry, sink)
         return forget_models(chosen, registry, sink)
@@ -149,7 +150,7 @@ def _found(
     broken: list[LocalLLMError] = []
     for name in names:
         try:
-            found.append(find_gguf(name, registry))
+            found.append(find_runnable(name, registry))
         except DamagedFile as error:
             if len(names) == 1:
                 raise

@@ -12,7 +12,7 @@ from localllm.errors import LocalLLMError, NotFound
 from localllm.hardware import disk_space
 from localllm.hardware.builds import REQUIREMENT
 from localllm.registry import Registry
-from localllm.registry.upkeep import garbage
+from localllm.registry.garbage import garbage
 from localllm.ui import Bytes
 
 Status = Literal["ok", "warning", "problem"]

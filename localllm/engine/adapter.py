@@ -107,6 +107,12 @@ def attach(context: Context, adapters: Sequence[Attached | LoraAdapter]) -> None
     context.clear()
 
 
+def attach_files(context: Context, wanted: Sequence[tuple[Path, float]]) -> None:
+    """Load LoRAs and make exactly them work in `context`, each with its scale. They are freed with
+    the model. Raises what LoraAdapter raises."""
+    attach(context, [Attached(LoraAdapter(context.model, path), scale) for path, scale in wanted])
+
+
 def switch(context: Context, wanted: Sequence[Attached]) -> None:
     """`attach` for who keeps apart which sequences were computed with which adapters: the
     memory stays."""

@@ -43,7 +43,7 @@ class Context(NativeObject):
 
     def __init__(self, model: Model, options: ContextOptions | None = None) -> None:
         options = options or ContextOptions()
-        _check(model, options)
+        check_options(model, options)
         self._llama = native.lib()
         self._abort = AbortFlag()
         self._hook_errors: list[BaseException] = []
@@ -207,7 +207,7 @@ class Context(NativeObject):
         return EngineError(f"llama.cpp could not decode{': ' if why else ''}{why} (code {code})")
 
 
-def _check(model: Model, options: ContextOptions) -> None:
+def check_options(model: Model, options: ContextOptions) -> None:
     """Refuse here what llama.cpp would assert on, that is, end the process for."""
     if model.options.vocab_only:
         raise EngineError(f"{model.path.name} was loaded for its vocabulary only")
@@ -239,7 +239,7 @@ def _create(
     model: Model, options: ContextOptions, abort: AbortFlag, hook: Any, keep: list[Any]
 ) -> int:
     llama = native.lib()
-    params = _params(llama, options, abort, keep)
+    params = context_params(llama, options, abort, keep)
     if hook is not None:
         params.cb_eval = hook
         keep.append(hook)
@@ -259,7 +259,7 @@ def _create(
     return handle
 
 
-def _params(llama: Any, options: ContextOptions, abort: AbortFlag, keep: list[Any]) -> Any:
+def context_params(llama: Any, options: ContextOptions, abort: AbortFlag, keep: list[Any]) -> Any:
     """llama_context_params; what they point to and must outlive the context goes to `keep`."""
     keep.append(abort)
     threads = options.n_threads or default_threads()

@@ -12,17 +12,17 @@ weights are what takes the time) and where the draft is often right.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.engine.adapter import Attached, LoraAdapter, attach
 from localllm.engine.context import Context
 from localllm.engine.draft_lookup import LookupDrafter
 from localllm.engine.draft_model import ModelDrafter
 from localllm.engine.draft_pace import Pace
 from localllm.engine.draft_session import DraftAccounting, Drafter, DraftSession, DraftStream
 from localllm.engine.draft_vocab import check_vocabularies
-from localllm.engine.generator import LocalGenerator
+from localllm.engine.generator import LocalGenerator, loaded_context
 from localllm.engine.load import Advance
 from localllm.engine.model import Model
 from localllm.engine.options import ContextOptions, LoadOptions
@@ -95,25 +95,18 @@ class DraftGenerator(LocalGenerator):
 
         Raises as LocalGenerator.open and `__init__` do.
         """
-        opened: list[Model] = []
-        try:
-            model = Model.load(path, load, advance)
-            opened.append(model)
-            made = Context(model, context)
-            loaded = [Attached(LoraAdapter(model, file), scale) for file, scale in adapters]
-            if loaded:
-                attach(made, loaded)
-            draft_context = None
+        with ExitStack() as opened:
+            made = loaded_context(path, load, context, adapters, advance)
+            opened.callback(made.model.close)
+            drafts = None
             if draft is not None:
-                opened.append(Model.load(draft, load, advance))
-                draft_context = Context(opened[-1], context)
-            generator = cls(made, draft_context, name, ChatTemplate.of(model, template), options)
-        except BaseException:
-            for one in reversed(opened):
-                one.close()
-            raise
-        generator._owned = model
-        generator._draft_owned = opened[1] if draft is not None else None
+                drafts = loaded_context(draft, load, context, (), advance)
+                opened.callback(drafts.model.close)
+            chat_template = ChatTemplate.of(made.model, template)
+            generator = cls(made, drafts, name, chat_template, options)
+            opened.pop_all()
+        generator._owned = made.model
+        generator._draft_owned = drafts.model if drafts is not None else None
         return generator
 
     _draft_owned: Model | None = None

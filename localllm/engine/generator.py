@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from localllm.closing import Closing
-from localllm.engine.adapter import Attached, LoraAdapter, attach
+from localllm.engine.adapter import attach_files
 from localllm.engine.context import Context
 from localllm.engine.load import Advance
 from localllm.engine.model import Model
@@ -60,17 +60,13 @@ class LocalGenerator(Closing):
         `template` is Jinja in place of the model's own; `adapters` are (GGUF path, scale).
         Raises as Model.load, Context, and LoraAdapter do.
         """
-        model = Model.load(path, load, advance)
+        made = loaded_context(path, load, context, adapters, advance)
         try:
-            made = Context(model, context)
-            loaded = [Attached(LoraAdapter(model, file), scale) for file, scale in adapters]
-            if loaded:
-                attach(made, loaded)
-            generator = cls(made, name, ChatTemplate.of(model, template))
+            generator = cls(made, name, ChatTemplate.of(made.model, template))
         except BaseException:
-            model.close()
+            made.model.close()
             raise
-        generator._owned = model
+        generator._owned = made.model
         return generator
 
     @property
@@ -112,3 +108,22 @@ class LocalGenerator(Closing):
         """Free what `open` loaded. May be called twice."""
         if self._owned is not None:
             self._owned.close()
+
+
+def loaded_context(
+    path: Path,
+    load: LoadOptions | None,
+    context: ContextOptions | None,
+    adapters: Sequence[tuple[Path, float]] = (),
+    advance: Advance | None = None,
+) -> Context:
+    """A model with one context and `adapters` attached; closing its model frees everything."""
+    model = Model.load(path, load, advance)
+    try:
+        made = Context(model, context)
+        if adapters:
+            attach_files(made, adapters)
+    except BaseException:
+        model.close()
+        raise
+    return made

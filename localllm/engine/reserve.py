@@ -113,15 +113,17 @@ def reserve(
 def reserve_here(path: Path, load: LoadOptions, context: ContextOptions) -> Reservation:
     """The same in this process. A header that llama.cpp asserts on ends the process."""
     from localllm.engine.calls import AbortFlag
-    from localllm.engine.context import _check, _params
+    from localllm.engine.context import check_options, context_params
     from localllm.engine.model import Model
 
     llama = native.lib()
     # Not by Context: it asks for a vocabulary, and a measured header may have none.
     with native.capture() as log, Model.load(path, replace(load, no_alloc=True)) as model:
-        _check(model, context)
+        check_options(model, context)
         keep: list[Any] = [AbortFlag()]
-        made = llama.llama_init_from_model(model.handle, _params(llama, context, keep[0], keep))
+        made = llama.llama_init_from_model(
+            model.handle, context_params(llama, context, keep[0], keep)
+        )
         if not made:
             raise native.failure(f"llama.cpp could not measure {path.name}", log)
         n_ctx, n_ctx_seq = llama.llama_n_ctx(made), llama.llama_n_ctx_seq(made)

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _OWN = "localllm.imatrix."
-_AGAIN = "make it again: localllm imatrix MODEL"
+MAKE_AGAIN = "make it again: localllm imatrix MODEL"
 _ALIGNMENT = 32
-_MOST_VALUES = 1 << 30  # in one entry of a .dat; more is damage
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +74,16 @@ def read_imatrix(path: Path, *, chunk_size: int = 512) -> Imatrix:
         with path.open("rb") as file:
             magic = file.read(4)
             if magic != b"GGUF":
-                return _read_legacy(magic + file.read(), path.name, chunk_size)
+                from localllm.formats.imatrix_legacy import read_legacy
+
+                return read_legacy(magic + file.read(), path.name, chunk_size)
     except FileNotFoundError:
         raise FileGone(f"there is no importance matrix {path}") from None
     except IsADirectoryError:
         raise DamagedFile(f"{path} is a folder, not an importance matrix") from None
     header = read_header(path)
     if header.kind != "imatrix" and not any(name.endswith(_SUMS) for name in header.tensors):
-        raise DamagedFile(f"{path.name} is no importance matrix but a {header.kind}", _AGAIN)
+        raise DamagedFile(f"{path.name} is no importance matrix but a {header.kind}", MAKE_AGAIN)
     return _from_header(header, path)
 
 
@@ -207,7 +208,7 @@ def _from_header(header: GGUFHeader, path: Path) -> Imatrix:
     def numbers(name: str) -> Any:
         info = header.tensors.get(name)
         if info is None or info.type.name != "F32":
-            raise DamagedFile(f"{path.name}: its {name} is missing, or no F32", _AGAIN)
+            raise DamagedFile(f"{path.name}: its {name} is missing, or no F32", MAKE_AGAIN)
         assert data is not None
         raw = data[info.offset : info.offset + info.size_bytes]
         return np.array(raw.view(">f4" if header.big_endian else "<f4"), np.float32)
@@ -217,12 +218,12 @@ def _from_header(header: GGUFHeader, path: Path) -> Imatrix:
     for name in names:
         squares, counts = numbers(name + _SUMS), numbers(name + _COUNTS)
         if not counts.size or squares.size % counts.size:
-            raise DamagedFile(f"{path.name}: sums and counts of {name} do not fit", _AGAIN)
+            raise DamagedFile(f"{path.name}: sums and counts of {name} do not fit", MAKE_AGAIN)
         if not (np.isfinite(squares).all() and np.isfinite(counts).all() and (counts >= 0).all()):
-            raise DamagedFile(f"{path.name}: {name} holds numbers that are none", _AGAIN)
+            raise DamagedFile(f"{path.name}: {name} holds numbers that are none", MAKE_AGAIN)
         entries[name] = Entry(squares, np.rint(counts).astype(np.int64))
     if not entries:
-        raise DamagedFile(f"{path.name} holds no importance of any tensor", _AGAIN)
+        raise DamagedFile(f"{path.name} holds no importance of any tensor", MAKE_AGAIN)
     datasets = header.metadata.get("imatrix.datasets", ())
     texts = [d for d in datasets if isinstance(d, str)] if isinstance(datasets, tuple) else []
     own = [key for key in header.metadata if key.startswith(_OWN)]
@@ -233,56 +234,6 @@ def _from_header(header: GGUFHeader, path: Path) -> Imatrix:
         header.u32("imatrix.chunk_size", 0),
         {key.removeprefix(_OWN): str(header.metadata[key]) for key in own},
     )
-
-
-def _read_legacy(data: bytes, name: str, chunk_size: int) -> Imatrix:
-    import numpy as np
-
-    reader = _Legacy(data, name)
-    n_entries = reader.number()
-    if not 0 < n_entries < 1 << 20:
-        raise DamagedFile(f"{name} is no importance matrix", _AGAIN)
-    entries = {}
-    for _ in range(n_entries):
-        key = reader.take(reader.length()).split(b"\0", 1)[0].decode("utf-8", "replace")
-        calls, n_values = reader.number(), reader.length()
-        means = np.frombuffer(reader.take(4 * n_values), "<f4")
-        if not n_values or not np.isfinite(means).all():
-            raise DamagedFile(f"{name}: {key} holds numbers that are none", _AGAIN)
-        # Without calls the numbers are means already: llama-quantize takes them so.
-        tokens = max(calls, 1) * chunk_size
-        entries[key] = Entry(means * np.float32(chunk_size), np.array([tokens], np.int64))
-    chunks = 0 if reader.ended else reader.number()
-    dataset = b"" if reader.ended else reader.take(reader.length())
-    texts = (dataset.decode("utf-8", "replace"),) if dataset else ()
-    return Imatrix(entries, texts, chunks, 0, {}, legacy=True)
-
-
-class _Legacy:
-    """Little-endian numbers and texts, one after another."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        self._data, self._name, self._at = data, name, 0
-
-    @property
-    def ended(self) -> bool:
-        return self._at >= len(self._data)
-
-    def take(self, size: int) -> bytes:
-        piece = self._data[self._at : self._at + size]
-        if len(piece) < size:
-            raise DamagedFile(f"{self._name} is no importance matrix, or not whole", _AGAIN)
-        self._at += size
-        return piece
-
-    def number(self) -> int:
-        return int(struct.unpack("<i", self.take(4))[0])
-
-    def length(self) -> int:
-        size = self.number()
-        if not 0 <= size < _MOST_VALUES:
-            raise DamagedFile(f"{self._name} is no importance matrix", _AGAIN)
-        return size
 
 
 # --- writing ------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from localllm.grammars.nodes import (
 from localllm.grammars.shape import Places, Shape
 
 if TYPE_CHECKING:
-    from localllm.grammars.schema import _Compiler
+    from localllm.grammars.schema import Compiler
 
 _MAX_STATES = 5000
 
 
-def object_node(compiler: _Compiler, shape: Shape, places: Places) -> Node:
+def object_node(compiler: Compiler, shape: Shape, places: Places) -> Node:
     """An object of `shape`. From the last property to the first: for each number of properties
     written so far (as far as it matters), what may still come."""
     fixed = _fixed(compiler, shape)
@@ -53,7 +53,7 @@ def object_node(compiler: _Compiler, shape: Shape, places: Places) -> Node:
     return seq("{", space, after[0], space, "}")
 
 
-def _fixed(compiler: _Compiler, shape: Shape) -> list[tuple[str, Ref]]:
+def _fixed(compiler: Compiler, shape: Shape) -> list[tuple[str, Ref]]:
     """Declared and required properties, with the rules of their values, in their order."""
     names = dict.fromkeys([*(n for n, _ in shape.properties), *shape.required])
     found: list[tuple[str, Ref]] = []
@@ -65,7 +65,7 @@ def _fixed(compiler: _Compiler, shape: Shape) -> list[tuple[str, Ref]]:
     return found
 
 
-def _other_pair(compiler: _Compiler, shape: Shape, taken: tuple[str, ...]) -> Node | None:
+def _other_pair(compiler: Compiler, shape: Shape, taken: tuple[str, ...]) -> Node | None:
     """A property that is not declared; None where there may be none."""
     if shape.is_closed or shape.most_properties == 0:
         return None
@@ -81,9 +81,7 @@ def _other_pair(compiler: _Compiler, shape: Shape, taken: tuple[str, ...]) -> No
     return seq(key, compiler.space, ":", compiler.space, value)
 
 
-def _end(
-    compiler: _Compiler, pair: Node | None, least: int, most: int | None, written: int
-) -> Node:
+def _end(compiler: Compiler, pair: Node | None, least: int, most: int | None, written: int) -> Node:
     """What may follow when `written` properties were written and no declared one is left.
 
     Names may repeat, and repeated ones count once: more than one needed cannot be had so.

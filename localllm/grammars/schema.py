@@ -52,7 +52,7 @@ def add_schema(
 ) -> Ref:
     """Add the rules of `schema`, or of its part at the JSON pointer `place`, to a grammar in the
     making; the rule to refer to."""
-    return _Compiler(grammar, schema).compile(hint, place)
+    return Compiler(grammar, schema).compile(hint, place)
 
 
 def add_text(
@@ -63,12 +63,14 @@ def add_text(
     Free text may be anything that does not hold `end`; of a certain length, pattern or format it
     does without the character that the mark itself begins with.
     """
-    compiler = _Compiler(grammar, schema)
+    compiler = Compiler(grammar, schema)
     shapes = [s for s in compiler.shapes.of((place,)) if "string" in s.types]
     return grammar.define(hint, alt(*(compiler.text(s, (place,), end) for s in shapes)))
 
 
-class _Compiler:
+class Compiler:
+    """Writes the rules of one schema into `grammar`."""
+
     def __init__(self, grammar: Grammar, schema: Mapping[str, Any] | bool) -> None:
         self.grammar = grammar
         self.shapes = Shapes(Document(schema))

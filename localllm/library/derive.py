@@ -13,7 +13,7 @@ from pathlib import Path
 from localllm.errors import DiskFull, UsageProblem
 from localllm.library.describe import describe
 from localllm.refs import SCHEMES, FileRole, ModelRef
-from localllm.registry import Arrival, Lineage, Model, Registry, Staged
+from localllm.registry import Arrival, Lineage, Model, Registry, Staged, StoredFile
 from localllm.ui import Bytes, Progress
 
 _BLOCK = 8 << 20
@@ -62,14 +62,18 @@ def parent_of(model: Model, progress: Progress) -> tuple[str, str | None]:
 
 
 def with_digest(model: Model, progress: Progress) -> Model:
-    """`model` with the digest of its first weights file, which is taken now where nobody took it
-    yet: what asks for it often (lineage, reuse, measurements) then reads the file once."""
-    _, digest = parent_of(model, progress)
-    if digest is None or model.weights[0].sha256 is not None:
-        return model
-    first = model.weights[0]
-    files = tuple(replace(f, sha256=digest) if f == first else f for f in model.files)
-    return replace(model, files=files)
+    """`model` with the digests of its first weights file and of its adapters, which are taken now
+    where nobody took them yet: what asks for them often (lineage, reuse, measurements) then reads
+    the files once."""
+    wanted = (*model.weights[:1], *model.with_role("adapter"))
+
+    def hashed(file: StoredFile) -> StoredFile:
+        if file not in wanted or file.sha256 is not None:
+            return file
+        with progress.bytes(f"checksum of {file.name}", file.size_bytes) as advance:
+            return replace(file, sha256=digest_of(file.path, advance))
+
+    return replace(model, files=tuple(map(hashed, model.files)))
 
 
 def digest_of(path: Path, advance: Callable[[int], None]) -> str:
@@ -84,13 +88,13 @@ def digest_of(path: Path, advance: Callable[[int], None]) -> str:
 
 def register_derived(
     registry: Registry,
-    parent: Model,
+    parent: Model | None,
     made: Sequence[tuple[Path, str]],
     name: str,
     lineage: Lineage,
 ) -> Model:
     """Register the complete files `made` (in `partial/`, each with its sha256; several are the
-    shards of a split GGUF, in order) as the model `name`.
+    shards of a split GGUF, in order) as the model `name`. `parent` None: made of nothing but data.
 
     A model of that name with the same lineage is replaced; one with another is kept, and the
     new one is called `name-2`. Returns the model as registered.
@@ -103,7 +107,8 @@ def register_derived(
         _sync(path)
     roles: dict[str, FileRole] = {"adapter": "adapter", "mmproj": "mmproj"}
     role = roles.get(facts.format, "weights")
-    extras = {k: v for k, v in parent.extras.items() if k in ("license", "template", "system")}
+    kept = parent.extras.items() if parent is not None else ()
+    extras = {k: v for k, v in kept if k in ("license", "template", "system")}
     return registry.add(
         Arrival(
             name=name,

@@ -41,6 +41,7 @@ class Lender(Protocol):
     """Lends models; from any thread."""
 
     def lend(self, model: Model, adapters: tuple[tuple[Path, float], ...]) -> Lent:
-        """Loaded first if need be. Raises what loading raises, Busy, DoesNotFit."""
+        """With all `adapters` that are to be attached, the model's own too. Loaded first if need
+        be. Raises what loading raises, Busy, DoesNotFit."""
 
     def close(self) -> None: ...

@@ -14,8 +14,9 @@ from localllm.library.arguments import complete_model
 from localllm.models.verify import Verified, verify
 from localllm.refs import ModelRef
 from localllm.registry import Model, Registry
+from localllm.registry.garbage import Garbage, garbage, sweep
 from localllm.registry.resolve import pick
-from localllm.registry.upkeep import Garbage, Rebuilt, garbage, rebuild, sweep
+from localllm.registry.upkeep import Rebuilt, rebuild
 from localllm.ui import Bytes, Fields, Sink, Table, View
 from localllm.ui.view import Note, Toned
 

@@ -6,6 +6,7 @@ with open_model(path, PlanOptions(n_ctx=8192)) as opened:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -78,13 +79,14 @@ def open_model(
     context: ContextOptions | None = None,
     advance: Advance | None = None,
     exact: bool = False,
+    adapters: Sequence[tuple[Path, float]] = (),
 ) -> Opened:
     """Plan, load and make a context; by default everything that fits goes to the GPUs.
 
     `path` is a GGUF file or a shard of one. `load` and `context` give what a plan does not
-    decide (mmap, threads, pooling). `require_gpu` refuses to run any layer on the CPU, `force`
-    loads what does not fit by the plan. `advance` gets bytes newly read. `exact` as settled_plan
-    has it.
+    decide (mmap, threads, pooling), `adapters` are LoRAs to attach with their scales.
+    `require_gpu` refuses to run any layer on the CPU, `force` loads what does not fit by the
+    plan. `advance` gets bytes newly read. `exact` as settled_plan has it.
     Raises GpuRequired, DoesNotFit, and what reading the header, loading and making a context
     raise.
     """
@@ -97,9 +99,16 @@ def open_model(
     if not plan.runs and not force:
         raise does_not_fit(path.name, plan)
     opened = _load(path, plan, target, load or LoadOptions(), context or ContextOptions(), advance)
-    if require_gpu and opened.placed.n_offloaded < opened.placed.n_layers:
+    try:
+        if require_gpu and opened.placed.n_offloaded < opened.placed.n_layers:
+            raise _not_all(path, opened.placed.n_offloaded, opened.placed.n_layers, plan)
+        if adapters:
+            from localllm.engine.adapter import attach_files
+
+            attach_files(opened.context, adapters)
+    except BaseException:
         opened.close()
-        raise _not_all(path, opened.placed.n_offloaded, opened.placed.n_layers, plan)
+        raise
     return opened
 
 

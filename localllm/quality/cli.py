@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from localllm import config
-from localllm.library import ModelNames, find_gguf
+from localllm.library import ModelNames
 from localllm.library.arguments import complete_model
+from localllm.library.find import find_runnable
 from localllm.library.quality.measure import quality
 from localllm.library.quality.text import read_texts
 from localllm.placement import arguments as place
@@ -62,10 +63,10 @@ def quality_command(
     settings = config.load()
     registry = Registry.open(settings)
     place.use_workers(rpc)
-    found = [find_gguf(name, registry) for name in models]
+    found = [find_runnable(name, registry) for name in models]
     outcome = quality(
         found,
-        None if base is None else find_gguf(base, registry),
+        None if base is None else find_runnable(base, registry),
         read_texts(text or []),
         registry,
         sink.progress,

@@ -43,12 +43,11 @@ class Measurements:
 
     def record(self, model: Model, kind: str, data: Mapping[str, Any]) -> int:
         """Keep a measurement of `model`. Returns its id."""
-        digest = model.weights[0].sha256 if model.weights else None
         with self.database.writing() as connection:
             cursor = connection.execute(
                 "INSERT INTO measurement (model_name, sha256, kind, made_at, data)"
                 " VALUES (?, ?, ?, ?, ?)",
-                (model.name, digest, kind, time.time(), json.dumps(dict(data))),
+                (model.name, model.digest, kind, time.time(), json.dumps(dict(data))),
             )
             return int(cursor.lastrowid or 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class Lineage:
     `versions` the programs that made it.
     """
 
-    operation: Literal["quantize", "convert", "finetune", "merge", "create"]
+    operation: Literal["quantize", "convert", "finetune", "train", "merge", "create"]
     parents: tuple[tuple[str, str | None], ...]  # (name, sha256 of the weights)
     command: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +75,26 @@ class Model:
         if self.format == "mmproj":
             return self.files
         return self.with_role("weights", *(("adapter",) if self.format == "adapter" else ()))
+
+    @property
+    def attached(self) -> tuple[tuple[Path, float], ...]:
+        """LoRAs, each with its scale, that belong to the model wherever it runs; an adapter by
+        itself has none."""
+        return tuple((file.path, 1.0) for file in self._lora)
+
+    @property
+    def digest(self) -> str | None:
+        """What tells its content from another's: the sha256 of the (first) weights; with adapters
+        attached, one of all their digests. None where one of them is not hashed yet."""
+        digests = [f.sha256 for f in (*self.weights[:1], *self._lora)]
+        known = [digest for digest in digests if digest is not None]
+        if not known or len(known) < len(digests):
+            return None
+        return known[0] if len(known) == 1 else hashlib.sha256("+".join(known).encode()).hexdigest()
+
+    @property
+    def _lora(self) -> tuple[StoredFile, ...]:
+        return () if self.format == "adapter" else self.with_role("adapter")
 
     @property
     def path(self) -> Path:

@@ -1,4 +1,4 @@
-"""What no model needs, and making the index again from what lies on disk."""
+"""Making the index again from what lies on disk."""
 
 from __future__ import annotations
 
@@ -11,112 +11,14 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Literal
 
-from localllm.errors import DamagedFile, DiskFull, LocalLLMError, RegistryBroken
-from localllm.registry import manifest, removal, routers, rows, work
+from localllm.errors import DamagedFile, LocalLLMError, RegistryBroken
+from localllm.registry import manifest, routers, rows
 from localllm.registry.database import Database, unwritable
-from localllm.registry.matrices import matrices
 from localllm.registry.model import Model, StoredFile
 from localllm.registry.store import Registry
 
-_NEW_INDEX = "rebuilding"
-GarbageKind = Literal["partial", "orphan", "manifest", "imatrix"]
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """A file below the home that nothing refers to."""
-
-    kind: GarbageKind
-    path: Path
-    size_bytes: int
-
-
-def garbage(registry: Registry) -> tuple[Garbage, ...]:
-    """Partial downloads, files, manifests and importance matrices without a model.
-
-    What another process is working on (its lock is held) is left out.
-    """
-    home = registry.home
-    with registry.database.reading() as connection:
-        needed = _needed(rows.models(connection, home), registry)
-    orphans = [*_files(home / "models"), *_loose_indexes(home)]
-    found = [Garbage("orphan", p, s) for p, s in orphans if p not in needed]
-    found += [Garbage("manifest", p, s) for p, s in _files(registry.manifests) if p not in needed]
-    kept = _files(home / "imatrix")
-    found += [Garbage("imatrix", p, s) for p, s in kept if p not in needed]
-    for path, size in _files(home / "partial"):
-        with work.abandoned(home, path) as is_abandoned:
-            if is_abandoned:
-                found.append(Garbage("partial", path, size))
-    return tuple(found)
-
-
-def sweep(registry: Registry, items: tuple[Garbage, ...]) -> int:
-    """Delete `items`, each after another look at whether anyone needs it. Returns the bytes
-    freed.
-
-    Partial files are deleted under their locks, the rest under the index's, so that nothing
-    that is landing now is taken for an orphan.
-    """
-    freed = 0
-    for item in items:
-        if item.kind == "partial":
-            with work.abandoned(registry.home, item.path) as is_abandoned:
-                freed += _deleted(item) if is_abandoned else 0
-    rest = [item for item in items if item.kind != "partial"]
-    if rest:
-        freed += _sweep_indexed(registry, rest)
-    return freed
-
-
-def _sweep_indexed(registry: Registry, items: list[Garbage]) -> int:
-    try:
-        with registry.database.writing() as connection:
-            return _sweep_rest(registry, connection, items)
-    except DiskFull:
-        # The index has no room for a transaction, so nobody is in one: a look will do.
-        with registry.database.reading() as connection:
-            return _sweep_rest(registry, connection, items)
-
-
-def _sweep_rest(registry: Registry, connection: Connection, items: list[Garbage]) -> int:
-    needed = _needed(rows.models(connection, registry.home), registry)
-    freed = sum(_deleted(item) for item in items if item.path not in needed)
-    top = registry.home / "models"
-    for folder in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
-        removal.drop_empty(folder, top)
-    return freed
-
-
-def _needed(models: list[Model], registry: Registry) -> set[Path]:
-    files = {f.path for m in models for f in m.files}
-    files |= {path for m in models for path in matrices(registry, m.name)}
-    return files | {manifest.path_for(registry.manifests, m.name) for m in models}
-
-
-def _deleted(item: Garbage) -> int:
-    try:
-        item.path.unlink()
-    except (FileNotFoundError, PermissionError):  # Windows: open somewhere
-        return 0
-    return item.size_bytes
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, int]]:
-    for path in sorted(folder.rglob("*")):
-        try:
-            if path.is_file() or path.is_symlink():
-                yield path, path.lstat().st_size
-        except OSError:
-            continue  # gone meanwhile
-
-
-def _loose_indexes(home: Path) -> Iterator[tuple[Path, int]]:
-    """What a rebuild that was killed left of the index it was making."""
-    for path in sorted(home.glob(f"{_NEW_INDEX}*")):
-        yield path, path.stat().st_size
+NEW_INDEX = "rebuilding"  # what the names of one begin with while it is made
 
 
 @dataclass(frozen=True)
@@ -163,7 +65,7 @@ def _is_sound(registry: Registry) -> bool:
 def _replaced(registry: Registry, describe: Describe) -> Rebuilt:
     """A new index beside the damaged one, which it takes the place of when it is complete."""
     path = registry.database.path
-    fresh = Database(path.with_name(f"{_NEW_INDEX}.{os.getpid()}.db"))
+    fresh = Database(path.with_name(f"{NEW_INDEX}.{os.getpid()}.db"))
     kept, endpoints = _salvage(registry), _salvaged_endpoints(registry)
     try:
         with fresh.writing() as connection:
@@ -196,7 +98,7 @@ def _refill(
     found, skipped = _from_manifests(registry)
     claimed = {f.path for m in found for f in m.files}
     strays: list[Model] = []
-    for path, _ in _files(registry.home / "models"):
+    for path, _ in files_below(registry.home / "models"):
         if path not in claimed and (model := describe(path)) is not None:
             strays.append(model)
             claimed |= {f.path for f in model.files}
@@ -259,7 +161,7 @@ def _salvaged_endpoints(registry: Registry) -> list[tuple[str, str, float]]:
 def _copied(registry: Registry) -> Path:
     """A copy of the index as it is now. Raises DiskFull."""
     aside = _aside(registry.database.path)
-    copy = aside.with_name(f"{_NEW_INDEX}.{os.getpid()}.copy")
+    copy = aside.with_name(f"{NEW_INDEX}.{os.getpid()}.copy")
     try:
         with registry.database.reading() as connection, closing(sqlite3.connect(copy)) as target:
             connection.backup(target)
@@ -300,3 +202,13 @@ def ref_from_path(registry: Registry, path: Path) -> tuple[str, str, str, str] |
     if len(parts) < 4:
         return None
     return parts[0], parts[1], parts[2].partition("@")[0], "/".join(parts[3:])
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Each file with its size, in order."""
+    for path in sorted(folder.rglob("*")):
+        try:
+            if path.is_file() or path.is_symlink():
+                yield path, path.lstat().st_size
+        except OSError:
+            continue  # gone meanwhile

@@ -75,6 +75,20 @@ def abandoned(home: Path, partial: Path) -> Iterator[bool]:
         lock.release()
 
 
+def anyone(home: Path) -> bool:
+    """Whether some work is going on in this home: a lock of it is held."""
+    from filelock import FileLock, Timeout
+
+    for path in (home / "locks").glob("*.lock"):
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            return True
+        lock.release()
+    return False
+
+
 def _is_old(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime >= _FRESH_S

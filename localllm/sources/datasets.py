@@ -27,7 +27,7 @@ from localllm.errors import (
 from localllm.refs import ModelRef
 from localllm.sources.base import Advance, Fetched, RemoteFile, require_online
 from localllm.sources.dataset_files import choose_files, is_data
-from localllm.sources.hub import HubSource, _card, _remote
+from localllm.sources.hub import HubSource, card_of, remote_file
 from localllm.sources.hub_errors import translated
 from localllm.sources.names import safe_path
 from localllm.sources.retry import persist
@@ -105,9 +105,9 @@ class DatasetSource(HubSource):
         require_online(self._settings, str(ref))
         info = self._dataset_info(ref)
         commit = info.sha or ref.revision
-        listed = (_remote(ref.name, commit, s) for s in info.siblings or ())
+        listed = (remote_file(ref.name, commit, s) for s in info.siblings or ())
         files = [f for f in listed if safe_path(f.name) and is_data(f.name)]
-        card = _card(info)  # its card_data is like a model's
+        card = card_of(info)
         page = f"{self._endpoint}/datasets/{ref.name}/tree/{ref.revision or 'main'}"
         try:
             chosen = choose_files([f.name for f in files], ref.part, card.get("configs"))

@@ -38,7 +38,7 @@ from localllm.sources.names import safe_path
 from localllm.sources.retry import Patience, persist
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+    from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 
 _INFO_TIMEOUT_S = 30.0
 
@@ -63,7 +63,7 @@ class HubSource:
         require_online(self._settings, str(ref))
         info = self._info(ref)
         commit = info.sha or ref.revision
-        listed = [_remote(ref.name, commit, s) for s in info.siblings or ()]
+        listed = [remote_file(ref.name, commit, s) for s in info.siblings or ()]
         variants = classify(f for f in listed if safe_path(f.name))
         if not variants.complete and not variants.incomplete:
             raise SourceNotFound(
@@ -71,7 +71,7 @@ class HubSource:
                 f"see what it has: {self._endpoint}/{ref.name}/tree/{ref.revision or 'main'}",
             )
         publisher, _, repo = ref.name.rpartition("/")
-        card = _card(info)
+        card = card_of(info)
         return Listing(
             ref=ref.at(commit),
             publisher=publisher or "huggingface",  # gpt2 and its like have no namespace
@@ -139,7 +139,7 @@ class HubSource:
         return headers
 
 
-def _remote(repo: str, commit: str | None, sibling: RepoSibling) -> RemoteFile:
+def remote_file(repo: str, commit: str | None, sibling: RepoSibling) -> RemoteFile:
     """A file as the Hub lists it; `classify` gives it its role."""
     lfs = sibling.lfs
     locator = {"repo": repo, "commit": commit, "path": sibling.rfilename}
@@ -167,7 +167,8 @@ def _verified_as_blob(file: RemoteFile, partial: Path, blob_id: str, fetched: Fe
     )
 
 
-def _card(info: ModelInfo) -> Mapping[str, Any]:
+def card_of(info: ModelInfo | DatasetInfo) -> Mapping[str, Any]:
+    """What the repository's card says in its head; empty without one."""
     return info.card_data.to_dict() if info.card_data is not None else {}
 
 

@@ -44,6 +44,7 @@ MISSING: dict[str, tuple[list[str], int]] = {
     "quantize": (["nothing", "Q4_0"], 3),
     "merge": (["nothing", "--lora", "nothing"], 3),
     "finetune": (["nothing", "--data", "./nothing.jsonl"], 3),
+    "train": (["mine", "--data", "./nothing.jsonl"], 3),
     "imatrix": (["nothing"], 3),
     "convert": (["nothing"], 3),
     "quality": (["nothing"], 3),

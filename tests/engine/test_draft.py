@@ -24,7 +24,7 @@ from localllm.engine.generator import LocalGenerator
 from localllm.engine.model import Model
 from localllm.engine.session import Session
 from localllm.engine.stream import TokenStream
-from localllm.errors import EngineError, UsageProblem
+from localllm.errors import EngineError, FileGone, UsageProblem
 from localllm.generation import Generator, Message, Sampling
 from tests.engine.conftest import ONE_THREAD, MakeContext, ctrl_c
 from tests.support.tiny_models import (
@@ -288,6 +288,25 @@ def test_windows_and_states_go_back_rightly_over_a_long_answer(
 
 
 # --- as a generator --------------------------------------------------------------------------
+
+
+def test_a_draft_that_does_not_open_leaves_nothing_loaded(
+    llama_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Model] = []
+    load = Model.load
+
+    def spy(*given: object) -> Model:
+        loaded.append(load(*given))  # type: ignore[arg-type]
+        return loaded[-1]
+
+    monkeypatch.setattr(Model, "load", spy)
+    for draft, error in ((tmp_path / "gone.gguf", FileGone), (tiny_llama(
+        tmp_path / "spm.gguf", vocab="spm"), UsageProblem)):  # fmt: skip
+        with pytest.raises(error):
+            DraftGenerator.open(llama_path, context=ONE_THREAD, draft=draft)
+    assert len(loaded) == 3
+    assert all(model.closed for model in loaded)
 
 
 def test_it_is_a_generator_whose_answers_are_the_models(llama_path: Path) -> None:

@@ -198,6 +198,27 @@ def test_the_shortlist_chooses_what_the_whole_row_would(
     row[:] = real
 
 
+@pytest.mark.parametrize("n_vocab", [16_384, 50_257, 151_936, 262_145])
+def test_a_shortlist_holds_the_top_k_and_little_else(n_vocab: int) -> None:
+    from localllm.engine.shortlist import Shortlist
+
+    spread = np.random.default_rng(n_vocab)
+    for k in (1, 40, 128):
+        row = spread.standard_normal(n_vocab).astype(np.float32)
+        row[-1] = 30.0  # what is left over behind whole blocks counts too
+        near = Shortlist(k, False, n_vocab)._near(row)
+        assert list(near) == sorted(near)
+        assert set(np.argsort(-row)[:k]) <= set(near.tolist())
+        assert len(near) <= 2 * k
+    for bad in (np.nan, np.inf):
+        row[17] = bad
+        assert Shortlist(40, False, n_vocab)._near(row) is None
+    assert Shortlist(40, False, n_vocab)._near(np.zeros(n_vocab, np.float32)) is None  # all equal
+    row[:] = -np.inf
+    row[:39] = 1.0
+    assert Shortlist(40, False, n_vocab)._near(row) is None
+
+
 def test_a_shortlist_is_for_chains_that_begin_with_top_k(llama: Model) -> None:
     from localllm.engine.shortlist import Shortlist
 

@@ -315,7 +315,7 @@ def test_a_reused_merge_is_measured_too(
     monkeypatch.setattr(heldout, "held_out", measured)
     again = cli(*args, "--allow-loss")
     assert again.exit_code == 0
-    assert "already made" in again.out and "held-out.txt" in again.out
+    assert "already made" in again.err and "held-out.txt" in again.out
 
 
 def test_an_adapter_of_another_model_by_its_lineage(

@@ -10,7 +10,7 @@ import pytest
 from localllm.errors import InvalidReference, ModelNotFound
 from localllm.refs import ModelRef
 from localllm.registry import Arrival, Model, Registry
-from localllm.registry.upkeep import garbage, sweep
+from localllm.registry.garbage import garbage, sweep
 from tests.conftest import arrival
 
 

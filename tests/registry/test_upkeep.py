@@ -7,8 +7,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from localllm.registry import Model, Registry
-from localllm.registry.upkeep import garbage, rebuild, sweep
+from localllm.registry import Lineage, Model, Registry
+from localllm.registry.datasets import dataset_file, keep_dataset_file
+from localllm.registry.garbage import Garbage, garbage, sweep
+from localllm.registry.upkeep import rebuild
+from tests.conftest import arrival
 
 
 def nothing(path: Path) -> Model | None:
@@ -43,6 +46,32 @@ def test_garbage_is_what_nothing_refers_to(registry: Registry, tiny_model: Model
 def test_a_held_lock_is_not_garbage(registry: Registry) -> None:
     with registry.lock("k"):
         assert garbage(registry) == ()
+
+
+def test_data_sets_that_no_model_was_made_from(registry: Registry, tiny_gguf: Path) -> None:
+    def keep(name: str) -> Path:
+        made = registry.partial(name, name)
+        made.write_bytes(b"rows")
+        final = dataset_file(registry, name, "c0ffee", "data/train.jsonl")
+        keep_dataset_file(made, final)
+        return final
+
+    used, unused = keep("org/used"), keep("org/unused")
+    lineage = Lineage(
+        "finetune", (("base", None),), "localllm finetune",
+        inputs={"data": "1" * 64, "data:hf-dataset:org/used/data/train.jsonl": "2" * 64},
+    )  # fmt: skip
+    registry.add(arrival("tuned", tiny_gguf, in_place=True, lineage=lineage))
+    with registry.lock("a run that reads them"):
+        assert garbage(registry) == ()
+    found = garbage(registry)
+    assert found == (Garbage("dataset", unused, 4),)
+    with registry.lock("another that has begun meanwhile"):
+        assert sweep(registry, found) == 0
+    assert sweep(registry, found) == 4
+    assert garbage(registry) == ()
+    assert used.exists()
+    assert [p.name for p in (registry.home / "datasets" / "org").iterdir()] == ["used"]
 
 
 def test_the_index_comes_back_from_the_manifests(registry: Registry, tiny_model: Model) -> None:

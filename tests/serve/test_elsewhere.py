@@ -75,6 +75,12 @@ def test_a_router_tells_clients_no_members_address(
         assert host in capsys.readouterr().err  # the operator's log has all of it
 
 
+def test_an_address_in_what_a_server_says_of_itself() -> None:
+    far = FarEndpoint(Endpoint("far", "http://gpu:8000/v1", "m"))
+    told = for_clients(far, SourceFailed("far (gpu:8000) failed: no gpus at gpu., only gpu-2"))
+    assert told.message == "far failed: no gpus at far., only gpu-2"
+
+
 def test_the_operator_reads_what_was_refused(capsys: pytest.CaptureFixture[str]) -> None:
     far = FarEndpoint(Endpoint("far", "http://gpu.example/v1", "m"))
     told = for_clients(far, RequestRefused("far (gpu.example) refuses (status 400)", 400))

@@ -4,6 +4,7 @@
 
 One JSON object a line, an answer to each:
     {"open": {"path", "setup", "test"}}  ->  {"opened": {"localllm", "llama_cpp", "n_threads"}}
+             ("adapters": LoRA files, where there are any)
     {"sample": n}                        ->  {"ns": [n times], "other_cores": cores or null}
     either may answer                        {"error": {"class", "message", "hint"}}
 It ends when stdin closes. The interpreter may be another one than the gate's (`--baseline-python`),
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +39,9 @@ class Side:
         self._opened: Opened | None = None
         self._runner: BenchRunner | None = None
 
-    def open(self, path: str, setup: Setup, test: BenchTest) -> dict[str, Any]:
+    def open(
+        self, path: str, setup: Setup, test: BenchTest, adapters: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Load the model under `setup`, make the test's context and warm up."""
         from localllm import __version__
         from localllm.engine.build import build_info
@@ -54,6 +58,7 @@ class Side:
                 load=LoadOptions(mmap=setup.mmap),
                 context=ContextOptions(n_threads=setup.n_threads),
                 force=True,
+                adapters=[(Path(one), 1.0) for one in adapters],
             )
         )
         context = self._opened.context
@@ -104,7 +109,8 @@ def _answer(side: Side, request: dict[str, Any]) -> dict[str, Any]:
             wanted = request["open"]
             setup = value_from(Setup, wanted["setup"])
             test = value_from(BenchTest, wanted["test"])
-            return {"opened": side.open(wanted["path"], setup, test)}
+            adapters = wanted.get("adapters", ())
+            return {"opened": side.open(wanted["path"], setup, test, adapters)}
         return side.sample(int(request["sample"]))
     except LocalLLMError as e:
         return {"error": {"class": type(e).__name__, "message": e.message, "hint": e.hint}}

@@ -13,12 +13,12 @@ from localllm.bench.comparing.matching import check_comparable, model_difference
 from localllm.bench.comparing.rerun import ChildRerun
 from localllm.bench.comparing.side import case_of
 from localllm.errors import UsageProblem
-from localllm.library import find_gguf
 from localllm.library.bench.bench import bench
 from localllm.library.bench.case import Case
 from localllm.library.bench.measuring.measure import Method
 from localllm.library.bench.record import BenchRun
 from localllm.library.bench.sweep import SweepOptions
+from localllm.library.find import find_runnable
 from localllm.registry import Model, Registry
 from localllm.ui import Sink
 
@@ -47,7 +47,7 @@ def gate_models(
         if options.baseline_python is not None or options.threads is not None:
             raise UsageProblem("--run measures nothing, so it takes no option of measuring")
         return _gate_run(names, base, options.run, options, registry, sink)
-    models = [find_gguf(name, registry) for name in (names or base.models)]
+    models = [find_runnable(name, registry) for name in (names or base.models)]
     pairs = [(model, _base_of(model, base, len(models))) for model in models]
     for model, run in pairs:  # before minutes are spent
         _check_before(model, run, options)
@@ -61,7 +61,7 @@ def _gate_run(
 ) -> tuple[GateReport, ...]:  # fmt: skip
     new = resolve_runs(text, registry)
     if names:
-        wanted = [find_gguf(name, registry).name for name in names]
+        wanted = [find_runnable(name, registry).name for name in names]
         base, new = base.of(wanted), new.of(wanted)
     pairs, alone = run_pairs(base, new)
     reports = []
@@ -77,7 +77,7 @@ def _gate_run(
 
 def _base_of(model: Model, base: Found, n_models: int) -> BenchRun:
     """The baseline's run for `model`: of its name, else of its weights, else the only one."""
-    digest = model.weights[0].sha256 if model.weights else None
+    digest = model.digest
     by_name = [run for run in base.runs if run.model == model.name]
     by_digest = [run for run in base.runs if digest and run.sha256 == digest]
     found = by_name or by_digest
@@ -97,7 +97,7 @@ def _check_before(model: Model, base: BenchRun, options: GateOptions) -> None:
     now = replace(
         base,
         model=model.name,
-        sha256=(model.weights[0].sha256 if model.weights else None) or base.sha256,
+        sha256=model.digest or base.sha256,
         machine=this_machine_record() if base.machine else None,
     )
     check_comparable(base, now, options.across)
@@ -119,8 +119,8 @@ def _gate_now(
     )  # fmt: skip
     remarks = check_comparable(base, new, options.across)
     _warn(remarks, sink)
-    path, build = _base_side(model, base, new, options, registry)
-    rerun = ChildRerun(model.path, path, build, options.baseline_python)
+    side, build = _base_side(model, base, new, options, registry)
+    rerun = ChildRerun(model, side, build, options.baseline_python)
     try:
         with sink.progress.steps(f"gate {model.name}", None):
             return gate(
@@ -141,20 +141,20 @@ def _cases(base: BenchRun, threads: int | None) -> list[Case]:
 
 def _base_side(
     model: Model, base: BenchRun, new: BenchRun, options: GateOptions, registry: Registry
-) -> tuple[Path | None, str | None]:
-    """Where the baseline's model lies, and whose code can run it as it was run then."""
-    path: Path | None = model.path
+) -> tuple[Model | None, str | None]:
+    """The baseline's model, and whose code can run it as it was run then."""
+    side: Model | None = model
     if model_difference(base, new) is not None:
         known = registry.with_digest(base.sha256) if base.sha256 else None
-        path = known[0].path if known else None
+        side = known[0] if known else None
     if options.baseline_python is not None:
-        if path is None:
+        if side is None:
             raise UsageProblem(
                 f"{base.model} is not here, so its side cannot be measured",
                 "leave out --baseline-python, or pull it",
             )
-        return path, "another install"
-    return path, "this build" if _same_build(base, new) else None
+        return side, "another install"
+    return side, "this build" if _same_build(base, new) else None
 
 
 def _same_build(base: BenchRun, new: BenchRun) -> bool:

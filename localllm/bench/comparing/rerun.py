@@ -14,6 +14,7 @@ from localllm.bench.comparing.judge import LOOKS, Loss, Outcome, judged, paired_
 from localllm.bench.comparing.side import Round, Side, case_of
 from localllm.library.bench.conditions.evidence import OTHER_CORES
 from localllm.library.bench.record import BenchRow
+from localllm.registry import Model
 
 Basis = Literal["interleaved", "rounds", "samples"]
 Sampler = Callable[[], int]  # nanoseconds of one repetition
@@ -117,17 +118,17 @@ class Rerun(Protocol):
 class ChildRerun:
     """Measures in child processes, which keep their models from row to row. Close it.
 
-    `base_path` None: the baseline's model is not here. `base_python` is the interpreter of the
+    `base` None: the baseline's model is not here. `base_python` is the interpreter of the
     install that the base side runs under, None: this one.
     """
 
     def __init__(
-        self, new_path: Path, base_path: Path | None, base_build: str | None,
+        self, new: Model, base: Model | None, base_build: str | None,
         base_python: Path | None = None, *, pause_s: float = PAUSE_S,
     ) -> None:  # fmt: skip
-        self._new_path, self._base_path = new_path, base_path
+        self._new_model, self._base_model = new, base
         self._python, self._pause_s = base_python, pause_s
-        self.base_build = base_build if base_path is not None else None
+        self.base_build = base_build if base is not None else None
         self._stack = ExitStack()
         self._base: Side | None = None
         self._new: Side | None = None
@@ -136,9 +137,9 @@ class ChildRerun:
         self, base: BenchRow, new: BenchRow, limit: float, in_time: InTime
     ) -> Settled:  # fmt: skip
         """Both sides resident, one sample each in turn. Raises what loading raises."""
-        assert self._base_path is not None, "there is no base to run"
+        assert self._base_model is not None, "there is no base to run"
         if self._base is None:
-            self._base = self._stack.enter_context(Side(self._base_path, self._python))
+            self._base = self._side(self._base_model, self._python)
         self._base.open(case_of(base))
         side = self._new_side()
         side.open(case_of(new))
@@ -162,8 +163,12 @@ class ChildRerun:
 
     def _new_side(self) -> Side:
         if self._new is None:
-            self._new = self._stack.enter_context(Side(self._new_path))
+            self._new = self._side(self._new_model, None)
         return self._new
+
+    def _side(self, model: Model, python: Path | None) -> Side:
+        adapters = [path for path, _ in model.attached]
+        return self._stack.enter_context(Side(model.path, python, adapters))
 
     def close(self) -> None:
         self._stack.close()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,11 +31,14 @@ class Round:
 
 
 class Side(Closing):
-    """A child process that holds a model (`gate_child`). `python` is the interpreter whose
-    localllm measures; None is this program itself."""
+    """A child process that holds a model (`gate_child`), with LoRA files attached to it. `python`
+    is the interpreter whose localllm measures; None is this program itself."""
 
-    def __init__(self, path: Path, python: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, python: Path | None = None, adapters: Sequence[Path] = ()
+    ) -> None:
         self._path, self._python = path, python
+        self._adapters = [str(one) for one in adapters]
         self.versions: dict[str, Any] = {}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = self._start()
@@ -60,8 +64,10 @@ class Side(Closing):
     def open(self, case: Case) -> None:
         """Load the model for `case` and warm up. Raises what loading raises."""
         setup, test = asdict(case.setup), asdict(case.test)
-        answer = self._ask({"open": {"path": str(self._path), "setup": setup, "test": test}})
-        self.versions = answer["opened"]
+        wanted = {"path": str(self._path), "setup": setup, "test": test}
+        if self._adapters:
+            wanted["adapters"] = self._adapters
+        self.versions = self._ask({"open": wanted})["opened"]
 
     def sample(self) -> int:
         """Nanoseconds of one repetition."""

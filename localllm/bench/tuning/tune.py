@@ -126,7 +126,9 @@ class _Stopwatch:
         except (EngineError, DoesNotFit) as error:
             self.problem = error
             return None
-        order = Order(str(self._sweep.subject.model.path), plan, setup.n_threads, test, _ONCE)
+        subject = self._sweep.subject
+        order = Order(str(subject.model.path), plan, setup.n_threads, test, _ONCE,
+                      adapters=subject.adapters)  # fmt: skip
         try:
             (took_ns,) = self._worker.measure(order, nothing, nothing).samples_ns
         except RowFailed as failed:

@@ -10,7 +10,6 @@ with Scheduler(context) as scheduler:
 from localllm.engine.scheduler.answer import Answer, Completion, OnEvent
 from localllm.engine.scheduler.generator import SharedGenerator
 from localllm.engine.scheduler.load import Counters, Load
-from localllm.engine.scheduler.memory import Holding
 from localllm.engine.scheduler.pool import Lease, Loaded, ModelPool, Planner, Resident
 from localllm.engine.scheduler.request import (
     Busy,
@@ -21,6 +20,7 @@ from localllm.engine.scheduler.request import (
     Stopped,
     TokenLogprobs,
 )
+from localllm.engine.scheduler.room import Holding
 from localllm.engine.scheduler.scheduler import Scheduler, SchedulerOptions
 
 __all__ = [

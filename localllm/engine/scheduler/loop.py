@@ -6,15 +6,16 @@ Driven by one thread. `Scheduler` gives it a thread of its own, `generate_many` 
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from localllm.engine.adapter import attached, switch
 from localllm.engine.batching import TokenBatch
 from localllm.engine.context import Context, ContextFull
+from localllm.engine.scheduler.crowd import Crowd
 from localllm.engine.scheduler.load import Counters
-from localllm.engine.scheduler.memory import Holding, SequenceMemory
+from localllm.engine.scheduler.memory import SequenceMemory
 from localllm.engine.scheduler.prefix import tokens_array
 from localllm.engine.scheduler.request import Request, check_request
+from localllm.engine.scheduler.room import Holding
 from localllm.engine.scheduler.sample import Sample
 from localllm.engine.scheduler.seeing import see
 from localllm.engine.scheduler.share import Part, Turns, fill, most_singles, tokens_a_step
@@ -48,27 +49,30 @@ class StepLoop:
         self.tokenizer = context.model.tokenizer
         self.memory = SequenceMemory(context, holding or Holding())
         self.counters = Counters()
-        self.running: list[Slot] = []  # in order of admission
-        self._parked: deque[Slot] = deque()  # put aside, to go on first
+        self._crowd = Crowd()
         self._chunk = tokens_a_step(context, chunk)
         self._turns = Turns(self._chunk, most_singles(context))
         self._batch = TokenBatch(self._chunk)
-        self._n_admitted = 0
         self._n_refused = 0  # batches in a row that found no room
         self._base = attached(context)
 
     @property
     def busy(self) -> bool:
-        return bool(self.running or self._parked)
+        return bool(self.slots)
 
     @property
     def n_samples(self) -> int:
         """Samples that are at work or put aside."""
-        return sum(slot.width for slot in (*self.running, *self._parked))
+        return sum(slot.width for slot in self.slots)
+
+    @property
+    def running(self) -> list[Slot]:
+        """In order of admission."""
+        return self._crowd.running
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (*self.running, *self._parked)
+        return self._crowd.slots
 
     # --- joining and leaving -------------------------------------------------------------
 
@@ -86,7 +90,7 @@ class StepLoop:
     def may_admit(self, job: Job) -> bool:
         """Whether there is room for it. Those who were put aside come first."""
         request = job.request
-        if self.n_samples + request.n > self.context.n_seq_max or self._parked:
+        if self.n_samples + request.n > self.context.n_seq_max or self._crowd.parked:
             return False
         return self._has_room(request.n_cells)
 
@@ -100,10 +104,8 @@ class StepLoop:
             tokens=tokens_array(request.prompt),
             adapters=adapters,
             key=adapter_key(adapters),
-            order=self._n_admitted,
         )
-        self._n_admitted += 1
-        self.running.append(slot)
+        self._crowd.join(slot)
         if request.sampling.max_tokens == 0:
             self._end(slot, "length")
 
@@ -182,13 +184,11 @@ class StepLoop:
     def _resume(self) -> None:
         """Let those who were put aside go on, the oldest first."""
         while (
-            self._parked
+            self._crowd.parked
             and not (self._n_refused and self.running)
-            and self._has_room(self._parked[0].cells_in_all)
+            and self._has_room(self._crowd.parked[0].cells_in_all)
         ):
-            slot = self._parked.popleft()
-            self.running.append(slot)
-            self.running.sort(key=lambda one: one.order)
+            self._crowd.resume()
 
     def _place(self) -> None:
         """Give a sequence to who has none, and look whether others' prompts have come so far."""
@@ -225,15 +225,12 @@ class StepLoop:
 
     def _put_aside(self) -> bool:
         """Take the youngest out of the cache; False if only one has anything in it."""
-        inside = [slot for slot in self.running if slot.sequence is not None]
-        if len(inside) < 2:
+        slot = self._crowd.youngest()
+        if slot is None:
             return False
-        slot = inside[-1]
-        self.running.remove(slot)
         self.memory.forget(slot)
         slot.marks.clear()
-        self._parked.appendleft(slot)
-        self._parked = deque(sorted(self._parked, key=lambda one: one.order))
+        self._crowd.park(slot)
         self.counters.preemptions += 1
         return True
 
@@ -300,14 +297,11 @@ class StepLoop:
         found = [slot]
         extra, slot.samples = slot.samples[1:], slot.samples[:1]
         for sample in extra:
-            twin = Slot(
-                slot.job, [sample], slot.tokens[:], slot.adapters, slot.key, self._n_admitted
-            )
-            self._n_admitted += 1
+            twin = Slot(slot.job, [sample], slot.tokens[:], slot.adapters, slot.key)
             twin.begun_at = slot.begun_at
             twin.sequence = self.memory.copy_for_sample(slot)
             twin.fed = slot.fed if self.memory.sequences.length(twin.sequence) else 0
-            self.running.append(twin)
+            self._crowd.join(twin)
             found.append(twin)
         return found
 
@@ -332,10 +326,7 @@ class StepLoop:
 
     def _leave(self, slot: Slot) -> None:
         slot.ended = True
-        if slot in self.running:
-            self.running.remove(slot)
-        else:
-            self._parked.remove(slot)
+        self._crowd.leave(slot)
         self.memory.finish(slot)
         if slot.job.n_open == slot.width:
             self.counters.finished += 1

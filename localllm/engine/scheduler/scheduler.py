@@ -11,8 +11,8 @@ from localllm.engine.context import Context
 from localllm.engine.scheduler.answer import Answer, OnEvent
 from localllm.engine.scheduler.load import Load
 from localllm.engine.scheduler.loop import StepLoop
-from localllm.engine.scheduler.memory import Holding
 from localllm.engine.scheduler.request import Request
+from localllm.engine.scheduler.room import Holding
 from localllm.engine.scheduler.worker import Worker
 
 

@@ -73,7 +73,7 @@ class Slot:
     tokens: array[int]
     adapters: tuple[Attached, ...]
     key: AdapterKey
-    order: int  # of admission: the highest gives way first
+    order: int = -1  # of admission: the highest gives way first
     sequence: int | None = None
     fed: int = 0
     begun_at: float = 0.0  # when it first got a sequence

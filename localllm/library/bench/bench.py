@@ -134,6 +134,7 @@ def _extras(sweep: Sweep, progress: Progress, extras: Extras, warn: Tell) -> Non
                 times = load_times(
                     path, plan_options(case.setup, case.test), repetitions=extras.n_loads,
                     force=sweep.options.force, advance=advance,
+                    adapters=sweep.subject.model.attached,
                 )  # fmt: skip
                 sweep.keep(replace(sweep.run, load=times))
             except LocalLLMError as error:
@@ -175,6 +176,7 @@ def _extra(
         require_gpu=sweep.options.require_gpu,
         force=sweep.options.force,
         batched=sweep.run.batched if what == "serving" else (),
+        adapters=sweep.subject.adapters,
     )
     worker = sweep.worker()
     try:

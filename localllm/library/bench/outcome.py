@@ -37,6 +37,7 @@ class Subject:
     backends: str
     cpu_info: str
     gpu_info: str
+    adapters: tuple[str, ...] = ()  # LoRA files that belong to the model
 
 
 def subject_of(model: Model, build: BuildInfo, cpu_info: str) -> Subject:
@@ -50,11 +51,12 @@ def subject_of(model: Model, build: BuildInfo, cpu_info: str) -> Subject:
         model_n_params=header.n_params,
         n_layers=header.arch_u32("block_count", 0) + 1,
         n_threads=default_threads(),
-        sha256=model.weights[0].sha256 if model.weights else None,
+        sha256=model.digest,
         build_commit=build.commit,
         backends=",".join(others) or "CPU",
         cpu_info=cpu_info,
         gpu_info=", ".join(device.description for device in build.gpu_devices),
+        adapters=tuple(str(path) for path, _ in model.attached),
     )
 
 

@@ -44,6 +44,7 @@ def serving(
     context: ContextOptions | None = None,
     require_gpu: bool = False,
     advance: Callable[[int], None] | None = None,
+    adapters: Sequence[tuple[Path, float]] = (),
 ) -> tuple[ServingRow, ...]:
     """A row for each of `n_parallel` clients (in their order), each asking `n_each` times.
 
@@ -52,7 +53,8 @@ def serving(
     those with the same numbers. What does not fit or fails is a row with a failure. `advance`
     counts rows. Raises what opening the model raises where that is not for want of memory.
     """
-    from localllm.placement import PlanOptions
+    from localllm.engine.options import ContextOptions
+    from localllm.placement import PlanOptions, open_model
 
     if not n_parallel or min(*n_parallel, n_prompt, n_gen, n_each) < 1:
         raise UsageProblem("serving needs clients, a prompt, tokens to generate and answers")
@@ -64,7 +66,11 @@ def serving(
         for n in sorted(set(n_parallel), reverse=True):
             try:
                 if opened is None:
-                    opened = _open(path, replace(options, n_parallel=n), load, context, require_gpu)
+                    wanted = replace(context or ContextOptions(), n_outputs_max=n)
+                    opened = open_model(
+                        path, replace(options, n_parallel=n), require_gpu=require_gpu, load=load,
+                        context=wanted, adapters=adapters,
+                    )  # fmt: skip
                     made = opened.context
                 else:
                     made = _smaller(opened, n, n_prompt + n_gen)
@@ -84,26 +90,16 @@ def serving(
     return tuple(rows[n] for n in n_parallel)
 
 
-def _open(
-    path: Path,
-    options: PlanOptions,
-    load: LoadOptions | None,
-    context: ContextOptions | None,
-    require_gpu: bool,
-) -> Opened:
-    from localllm.engine.options import ContextOptions
-    from localllm.placement import open_model
-
-    wanted = replace(context or ContextOptions(), n_outputs_max=options.n_parallel)
-    return open_model(path, options, require_gpu=require_gpu, load=load, context=wanted)
-
-
 def _smaller(opened: Opened, n: int, n_ctx: int) -> Context:
     """A context for fewer clients, otherwise as the first."""
+    from localllm.engine.adapter import attach, attached
     from localllm.engine.context import Context
 
     like = opened.context.options
-    return Context(opened.model, replace(like, n_ctx=n_ctx * n, n_seq_max=n, n_outputs_max=n))
+    made = Context(opened.model, replace(like, n_ctx=n_ctx * n, n_seq_max=n, n_outputs_max=n))
+    if adapters := attached(opened.context):
+        attach(made, adapters)
+    return made
 
 
 @dataclass

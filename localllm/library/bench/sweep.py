@@ -86,7 +86,7 @@ def sweep_digest(
     weights = [[f.name, f.size_bytes, f.sha256] for f in model.weights]
     what = [
         model.name,
-        weights,
+        [*weights, model.digest] if model.attached else weights,
         [asdict(case) for case in cases],
         asdict(method),
         machine.fingerprint if machine else None,
@@ -221,6 +221,7 @@ class Sweep:
             test=case.test,
             method=self.options.method,
             peaks=self.peaks if case.test.n_gen and not case.test.n_prompt else (),
+            adapters=self.subject.adapters,
         )
 
         def one(ns: int) -> None:

@@ -171,10 +171,7 @@ def _attached(
     chunks: Sequence[Chunk],
     advance: Meter,
 ) -> NDArray[np.float64]:
-    from localllm.engine.adapter import Attached, LoraAdapter, attach
+    from localllm.engine.adapter import attach_files
 
-    attach(
-        opened.context,
-        [Attached(LoraAdapter(opened.model, path), scale) for path, scale in adapters],
-    )
+    attach_files(opened.context, adapters)
     return _losses(opened, chunks, advance)

@@ -199,7 +199,7 @@ class Judging:
             opened = open_model(
                 model.path, self.how.plan, require_gpu=self.how.require_gpu,
                 force=self.how.force, context=ContextOptions(n_threads=self.how.threads or 0),
-                advance=advance,
+                advance=advance, adapters=model.attached,
             )  # fmt: skip
         self.advice += [one for one in opened.advice if one not in self.advice]
         return opened

@@ -9,7 +9,7 @@ from pathlib import Path
 from localllm import __version__
 from localllm.errors import Interrupted, LocalLLMError, UsageProblem
 from localllm.library import header_of
-from localllm.library.derive import parent_of
+from localllm.library.derive import with_digest
 from localllm.library.quality.judging import HowToRun, Judged, Judging
 from localllm.library.quality.record import (
     Conditions,
@@ -108,7 +108,10 @@ def conditions(
     settings = Settings(
         plan.n_ctx or 512, chunks, plan.type_k, plan.type_v, plan.flash_attn, plan.n_gpu_layers
     )
-    identity = None if base is None else Identity(*parent_of(base, progress))
+    identity = None
+    if base is not None:
+        base = with_digest(base, progress)
+        identity = Identity(base.name, base.digest)
     return Conditions(identity, Identity(text.name, text.sha256), settings, build_info().commit)
 
 
@@ -122,7 +125,7 @@ def _row(found: Judged, judging: Judging) -> Quality:
         mean_kld=None if against is None else against.mean_kld.value,
         same_top=None if against is None else against.same_top.value,
         model=model.name,
-        sha256=model.weights[0].sha256 if model.weights else None,
+        sha256=model.digest,
         size_bytes=model.size_bytes,
         bits_per_weight=header_of(model).bits_per_weight,
         base=judging.base_identity,

@@ -116,7 +116,7 @@ def earlier(registry: Registry, model: Model, wanted: Conditions) -> Quality | N
 
 def stored(registry: Registry, model: Model) -> Iterator[Quality]:
     """Every measurement of this very content that this version reads, the newest first."""
-    digest = model.weights[0].sha256 if model.weights else None
+    digest = model.digest
     if model.id is None or digest is None:
         return
     for measured in registry.measurements(model, KIND):

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from localllm.endpoints import Delta, Wanted
 from localllm.engine.scheduler import Stopped
@@ -212,12 +213,15 @@ def for_clients(far: Far, error: LocalLLMError) -> LocalLLMError:
 
 
 def _hosts(far: Far) -> str:
-    """The addresses of whom `far` may have asked, as a pattern, the longest first; "" for none.
-    A router's members can be any endpoints of its registry."""
+    """The addresses of whom `far` may have asked, with their ports and without (servers name
+    themselves so), as a pattern, the longest first; "" for none. A router's members can be any
+    endpoints of its registry."""
     registry = getattr(far, "registry", None)
     known = all_endpoints(registry) if isinstance(registry, Registry) else ()
-    found = {far.endpoint.host} if isinstance(far, FarEndpoint) else {one.host for one in known}
-    return "|".join(re.escape(host) for host in sorted(found, key=len, reverse=True))
+    asked = (far.endpoint,) if isinstance(far, FarEndpoint) else known
+    found = {text for one in asked for text in (one.host, urlsplit(one.url).hostname) if text}
+    hosts = "|".join(re.escape(host) for host in sorted(found, key=len, reverse=True))
+    return rf"(?<![\w.-])(?:{hosts})(?![\w-])" if hosts else ""
 
 
 def _part(one: Delta | FarEnded) -> Part:

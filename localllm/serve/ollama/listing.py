@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -143,14 +144,14 @@ def _far_shown(far: Far) -> dict[str, Any]:
 
 
 def _digest(model: Model) -> str:
-    return next((file.sha256 for file in model.files if file.sha256), "")
+    return model.digest or next((file.sha256 for file in model.files if file.sha256), "")
 
 
 def _details(model: Model) -> dict[str, Any]:
     family = model.architecture or ""
     parent = model.lineage.parents[0][0] if model.lineage and model.lineage.parents else ""
     return {
-        "parent_model": parent,
+        "parent_model": Path(parent).name if Path(parent).is_absolute() else parent,
         "format": model.format,
         "family": family,
         "families": [family] if family else [],

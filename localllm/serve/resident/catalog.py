@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.errors import InvalidReference, ModelNotFound, UsageProblem
+from localllm.errors import (
+    DamagedFile,
+    FileGone,
+    InvalidReference,
+    ModelNotFound,
+    UsageProblem,
+)
 from localllm.library.answering import Adjustable, Far, all_far
 from localllm.library.find import is_adapter, with_base
 from localllm.refs import ModelRef
@@ -86,8 +93,8 @@ class Catalog:
         """Everything that is served, the operator's own names first."""
         found = [served_as(one.name, one.model, one.adapters) for one in self._aliases.values()]
         known = {one.name.casefold() for one in found}
-        for model in () if self.only else self.models():
-            if model.format == "gguf" and model.name.casefold() not in known:
+        for model in () if self.only else self._answering():
+            if model.name.casefold() not in known:
                 found.append(served_as(model.name, model))
         return tuple(found)
 
@@ -133,6 +140,24 @@ class Catalog:
                 self._models, self._read_at = self.registry.models(), now
             return self._models
 
+    def _answering(self) -> Iterator[Model]:
+        """Models that answer: adapters with their bases, where those are here."""
+        for model in self.models():
+            if model.format == "gguf":
+                yield model
+            elif is_adapter(model):
+                with suppress(ModelNotFound):
+                    yield self._with_base(model)
+
+    def _with_base(self, adapter: Model) -> Model:
+        """Raises ModelNotFound where its base is not known or gone; where that lay is nothing that
+        a request is told."""
+        try:
+            return with_base(adapter, self.registry)
+        except (ModelNotFound, FileGone, DamagedFile):
+            why = f"{adapter.name} is an adapter, and its base is not here"
+            raise ModelNotFound(why) from None
+
     def forget(self) -> None:
         """The registry was changed."""
         with self._lock:
@@ -155,7 +180,7 @@ class Catalog:
                 first = first or error
             else:
                 if is_adapter(model):
-                    return with_base(model, self.registry)
+                    return self._with_base(model)
                 if model.format != "gguf":
                     raise UsageProblem(f"{model.name} is a {model.format} file and cannot answer")
                 return model
@@ -179,8 +204,8 @@ class Catalog:
 
 
 def served_as(name: str, model: Model, adapters: tuple[tuple[Path, float], ...] = ()) -> Served:
-    own = tuple((file.path, 1.0) for file in model.with_role("adapter"))
-    return Served(name, model, _key(model), (*own, *adapters))
+    """`model` by `name`, with `adapters` beside those that belong to it."""
+    return Served(name, model, _key(model), (*model.attached, *adapters))
 
 
 def _key(model: Model) -> str:

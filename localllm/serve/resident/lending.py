@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from localllm.library.lending import Lent
@@ -20,7 +21,7 @@ class DeskLender:
         self._desk, self._loop = desk, loop
 
     def lend(self, model: Model, adapters: tuple[tuple[Path, float], ...]) -> Lent:
-        served = served_as(model.name, model, adapters)
+        served = replace(served_as(model.name, model), adapters=adapters)
         work = asyncio.run_coroutine_threadsafe(self._entered(served), self._loop)
         use, stack = work.result()
 

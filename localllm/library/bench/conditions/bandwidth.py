@@ -8,6 +8,7 @@ its own device's peak (as in hardware/speed.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 HOST = "CPU"
 _CELLS = CELL_PADDING  # a cache of so many cells has them in every layer, windowed or not
 _TOGETHER = ("row", "tensor")  # ways to split each layer over all GPUs
+_LAYER = re.compile(r"blk\.(\d+)\.")
 _LOOKED_UP = ("token_embd", "per_layer_token_embd", "position_embd")
 
 
@@ -104,10 +106,11 @@ def token_reads(opened: Opened, test: BenchTest) -> dict[str, float]:
     """Bytes that generating one token of `test` reads on each device, on average over the test.
 
     Weights in use (of experts those that are chosen, of the input embedding one row, of the
-    output matrix all), the cache up to the token (no more than the window in layers that have
-    one), recurrent states twice, for they are written too. Cells that llama.cpp looks at only
-    to find them masked do not count.
+    output matrix all) and the adapters that are attached, the cache up to the token (no more than
+    the window in layers that have one), recurrent states twice, for they are written too. Cells
+    that llama.cpp looks at only to find them masked do not count.
     """
+    from localllm.engine.adapter import attached
     from localllm.formats.gguf import read_model
     from localllm.placement.sizes import model_sizes
 
@@ -122,6 +125,10 @@ def token_reads(opened: Opened, test: BenchTest) -> dict[str, float]:
         reads[device if on_gpu else HOST] += caches[layer]
     reads[output] += weights.output_read_bytes
     reads[HOST] += weights.moved_active_bytes + _row_bytes(sizes.header)
+    for adapter in attached(opened.context):
+        for name, tensor in read_model(adapter.adapter.path).tensors.items():
+            number = _LAYER.match(name)
+            reads[where[int(number[1])] if number else output] += tensor.size_bytes
     return {name: size for name, size in reads.items() if size}
 
 

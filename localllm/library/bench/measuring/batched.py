@@ -23,7 +23,6 @@ from localllm.library.bench.record import BatchedRow, Failure
 if TYPE_CHECKING:
     from localllm.engine.batching import TokenBatch
     from localllm.engine.context import Context
-    from localllm.engine.model import Model
     from localllm.engine.options import ContextOptions, LoadOptions
     from localllm.placement import Opened, PlanOptions
 
@@ -41,6 +40,7 @@ def batched(
     context: ContextOptions | None = None,
     require_gpu: bool = False,
     advance: Callable[[int], None] | None = None,
+    adapters: Sequence[tuple[Path, float]] = (),
 ) -> tuple[BatchedRow, ...]:
     """A row for each of `n_parallel` (in their order), each in a context of its own size.
 
@@ -49,7 +49,7 @@ def batched(
     failure. `options` gives all but the context's size; `advance` counts rows.
     Raises what opening the model raises where that is not for want of memory.
     """
-    from localllm.placement import PlanOptions
+    from localllm.placement import PlanOptions, open_model
 
     if not n_parallel or min(*n_parallel, n_prompt, n_gen) < 1:
         raise UsageProblem("batched throughput needs sequences, a prompt and tokens to generate")
@@ -67,10 +67,13 @@ def batched(
             sized = replace(options, n_ctx=n_prompt + n_gen, n_parallel=n)
             try:
                 if opened is None:
-                    opened = _open(path, sized, load, context, require_gpu)
+                    opened = open_model(
+                        path, sized, require_gpu=require_gpu, load=load, context=context,
+                        adapters=adapters,
+                    )  # fmt: skip
                     made = opened.context
                 else:
-                    made = _context(opened.model, opened.context.options, sized)
+                    made = _context(opened.context, sized)
                 with made:
                     done(_measure(made, n, n_prompt, n_gen))
             except (LocalLLMError, MemoryError) as error:
@@ -92,25 +95,17 @@ def _smaller_may_do(error: BaseException) -> bool:
     return short or isinstance(error, UsageProblem)
 
 
-def _open(
-    path: Path,
-    options: PlanOptions,
-    load: LoadOptions | None,
-    context: ContextOptions | None,
-    require_gpu: bool,
-) -> Opened:
-    from localllm.placement import open_model
-
-    return open_model(path, options, require_gpu=require_gpu, load=load, context=context)
-
-
-def _context(model: Model, like: ContextOptions, options: PlanOptions) -> Context:
+def _context(first: Context, options: PlanOptions) -> Context:
     """A context for fewer sequences, otherwise as the first."""
+    from localllm.engine.adapter import attach, attached
     from localllm.engine.context import Context
 
     assert options.n_ctx is not None
     n = options.n_parallel
-    return Context(model, replace(like, n_ctx=options.n_ctx * n, n_seq_max=n))
+    made = Context(first.model, replace(first.options, n_ctx=options.n_ctx * n, n_seq_max=n))
+    if adapters := attached(first):
+        attach(made, adapters)
+    return made
 
 
 def _measure(context: Context, n: int, n_prompt: int, n_gen: int) -> BatchedRow:

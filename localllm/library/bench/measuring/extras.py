@@ -28,7 +28,7 @@ KINDS: dict[What, type[Row]] = {
 class Extra:
     """One such measurement. `options` is everything but the context's size; `counts` are the
     numbers of parallel sequences or clients, for latency that of answers. `batched` are the rows
-    that serving is held against."""
+    that serving is held against, `adapters` LoRA files to attach."""
 
     what: What
     path: str
@@ -40,6 +40,11 @@ class Extra:
     require_gpu: bool = False
     force: bool = False
     batched: tuple[BatchedRow, ...] = ()
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def attached(self) -> tuple[tuple[Path, float], ...]:
+        return tuple((Path(path), 1.0) for path in self.adapters)
 
     @property
     def n_steps(self) -> int:
@@ -60,7 +65,7 @@ def _latency(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ...]:
     options = replace(extra.options, n_ctx=extra.n_prompt + extra.n_gen)
     with open_model(
         Path(extra.path), options, require_gpu=extra.require_gpu, force=extra.force,
-        context=ContextOptions(n_threads=extra.n_threads),
+        context=ContextOptions(n_threads=extra.n_threads), adapters=extra.attached,
     ) as opened:  # fmt: skip
         return (latency(opened, extra.n_prompt, extra.n_gen, extra.counts[0], advance=advance),)
 
@@ -71,7 +76,7 @@ def _batched(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ...]:
     return batched(
         Path(extra.path), extra.counts, extra.n_prompt, extra.n_gen, extra.options,
         context=ContextOptions(n_threads=extra.n_threads), require_gpu=extra.require_gpu,
-        advance=advance,
+        advance=advance, adapters=extra.attached,
     )  # fmt: skip
 
 
@@ -81,5 +86,5 @@ def _serving(extra: Extra, advance: Callable[[int], None]) -> tuple[Row, ...]:
     return serving(
         Path(extra.path), extra.counts, extra.n_prompt, extra.n_gen, extra.options,
         batched=extra.batched, context=ContextOptions(n_threads=extra.n_threads),
-        require_gpu=extra.require_gpu, advance=advance,
+        require_gpu=extra.require_gpu, advance=advance, adapters=extra.attached,
     )  # fmt: skip

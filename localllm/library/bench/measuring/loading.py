@@ -12,7 +12,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ def load_times(
     force: bool = False,
     timeout_s: float = 600.0,
     advance: Callable[[int], None] | None = None,
+    adapters: Sequence[tuple[Path, float]] = (),
 ) -> LoadTimes:
     """Seconds from the file's name to a context, each in a process of its own.
 
@@ -49,8 +50,8 @@ def load_times(
     from localllm.engine.load import shards_of
     from localllm.library.bench.measuring.page_cache import evict
 
-    request = _Request(path, options, load, context, force)
-    files = shards_of(path)
+    request = _Request(path, options, load, context, force, tuple(adapters))
+    files = [*shards_of(path), *(one for one, _ in adapters)]
     colds: list[float] = []
     refused = None if cold else "not asked for"
     while cold and len(colds) < repetitions and refused is None:
@@ -76,6 +77,7 @@ class _Request:
     load: LoadOptions | None
     context: ContextOptions | None
     force: bool
+    adapters: tuple[tuple[Path, float], ...]
 
 
 def _one(request: _Request, timeout_s: float) -> float:
@@ -132,6 +134,7 @@ def main() -> int:
             load=request.load,
             context=request.context,
             force=request.force,
+            adapters=request.adapters,
         ):
             reply: dict[str, object] = {"seconds": time.perf_counter() - begun}
     except LocalLLMError as error:

@@ -23,6 +23,7 @@ from localllm.library.bench.statistics import mean
 from localllm.placement.plan import Plan
 
 if TYPE_CHECKING:
+    from localllm.engine.adapter import LoraAdapter
     from localllm.engine.measure import BenchRunner, DepthState
     from localllm.engine.model import Model
     from localllm.placement import Opened, Placed
@@ -56,7 +57,8 @@ class DevicePeak:
 
 @dataclass(frozen=True)
 class Order:
-    """One row to measure, everything decided. `n_threads` 0 is one a physical core."""
+    """One row to measure, everything decided. `n_threads` 0 is one a physical core; `adapters`
+    are LoRA files to attach."""
 
     path: str
     plan: Plan
@@ -64,6 +66,7 @@ class Order:
     test: BenchTest
     method: Method
     peaks: tuple[DevicePeak, ...] = ()
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class Bencher(Closing):
     def __init__(self) -> None:
         self._model: Model | None = None
         self._placed: Placed | None = None
-        self._loaded: tuple[str, LoadOptions] | None = None
+        self._loaded: tuple[str, LoadOptions, tuple[str, ...]] | None = None
+        self._adapters: list[LoraAdapter] = []
         self._state: DepthState | None = None
 
     def measure(self, order: Order, loading: Loading, sampled: Sampled) -> Measured:
@@ -106,6 +110,7 @@ class Bencher(Closing):
 
         Raises what loading, making a context and computing raise.
         """
+        from localllm.engine.adapter import attach
         from localllm.engine.context import Context
         from localllm.engine.measure import BenchRunner
         from localllm.engine.threadpool import attached
@@ -115,6 +120,8 @@ class Bencher(Closing):
         test, method = order.test, order.method
         model, placed = self._load(order, loading)
         with Context(model, replace(order.plan.context, n_threads=order.n_threads)) as context:
+            if self._adapters:
+                attach(context, self._adapters)
             opened = Opened(model, context, order.plan, placed, ())
             memory = device_memory(opened)
             began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -130,16 +137,18 @@ class Bencher(Closing):
 
     def _load(self, order: Order, loading: Loading) -> tuple[Model, Placed]:
         from localllm.engine import native
+        from localllm.engine.adapter import LoraAdapter
         from localllm.engine.measure import DepthState
         from localllm.engine.model import Model
         from localllm.placement.opening import placed_by
 
-        wanted = (order.path, order.plan.load)
+        wanted = (order.path, order.plan.load, order.adapters)
         if self._model is not None and self._placed is not None and self._loaded == wanted:
             return self._model, self._placed
         self.close()  # first: two models would need twice the memory
         with native.capture() as log:
             self._model = Model.load(Path(order.path), order.plan.load, loading)
+        self._adapters = [LoraAdapter(self._model, Path(path)) for path in order.adapters]
         self._placed = placed_by([line.text for line in log.lines])
         self._loaded = wanted
         self._state = DepthState()
@@ -150,6 +159,7 @@ class Bencher(Closing):
         if self._model is not None:
             self._model.close()
         self._model = self._placed = self._loaded = self._state = None
+        self._adapters = []
 
 
 def rates(samples_ns: Sequence[int], n_tokens: int) -> tuple[float, ...]:
