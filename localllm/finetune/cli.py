@@ -68,6 +68,8 @@ def finetune_command(
     samples: opt.Samples = None,
     sample_tokens: opt.SampleTokens = None,
     sample_prompt: opt.SamplePrompt = None,
+    tensorboard: opt.TensorBoard = None,
+    wandb: opt.WandB = None,
     *,
     sink: Sink,
 ) -> None:

@@ -214,3 +214,11 @@ SamplePrompt = Annotated[
     list[str] | None,
     _option(_WATCH, "--sample-prompt", "What to ask; default: from the held-out rows.", "TEXT"),
 ]
+TensorBoard = Annotated[
+    str | None,
+    _option(_WATCH, "--tensorboard", "Curves also as TensorBoard's event files.", "FOLDER"),
+]
+WandB = Annotated[
+    str | None,
+    _option(_WATCH, "--wandb", "Curves also to Weights & Biases: figures, no data.", "PROJECT"),
+]

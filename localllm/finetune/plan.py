@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Frozen = Literal["quantized", "dense"]
 
 PACK_TOKENS = 1024
-_LOSS_BUFFER = 128 << 20
+_LOSS_BUFFER = 32 << 20
 _SCRATCH = 64 << 20  # of a quantized layer's numbers
 _PROGRAM = 450 << 20  # the interpreter, torch, transformers, llama.cpp's library
 _ROOM = 0.9  # of what is free may be planned with

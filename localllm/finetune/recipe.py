@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Protocol, get_args, get_type_hints
 
 from localllm.errors import FileGone, UsageProblem
 from localllm.finetune.training.schedule import SHAPES
@@ -86,6 +86,8 @@ class Recipe:
     samples: int = 3
     sample_tokens: int = 48
     sample_prompt: tuple[str, ...] = ()
+    tensorboard: str | None = None
+    wandb: str | None = None
     merge: str | None = None
 
     def __post_init__(self) -> None:
@@ -114,6 +116,7 @@ class Recipe:
         """What decides the result: not what it is called, and not how it was watched."""
         beside = (
             "name", "threads", "samples", "sample_every", "sample_tokens", "sample_prompt", "merge",
+            "tensorboard", "wandb",
         )  # fmt: skip
         return {k: v for k, v in self.as_dict().items() if k not in beside and v is not None}
 
@@ -131,13 +134,13 @@ def merged(file: Mapping[str, Any], given: Mapping[str, Any]) -> Recipe:
 
     Raises UsageProblem for keys and values that are none.
     """
-    values = dict(_checked(file)) | {k: v for k, v in given.items() if v not in (None, (), [])}
+    values = dict(checked(file)) | {k: v for k, v in given.items() if v not in (None, (), [])}
     ready: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return Recipe(**ready)
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """A recipe file's values. Raises FileGone, UsageProblem naming what is wrong.
+def read_recipe(path: Path, kind: type[Any] = Recipe) -> dict[str, Any]:
+    """A recipe file's values, keys of `kind`. Raises FileGone, UsageProblem naming what is wrong.
 
     Paths in it (data, chat_template) are meant from the folder the file is in.
     """
@@ -151,7 +154,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageProblem(f"{path} is no TOML: {error}") from None
-    found = dict(_checked(values, str(path)))
+    found = dict(checked(values, str(path), kind))
     for key in ("data", "chat_template"):
         if key in found:
             found[key] = _from_folder(found[key], path.parent)
@@ -165,7 +168,11 @@ def _from_folder(value: Any, folder: Path) -> Any:
     return str(beside) if beside.exists() else value
 
 
-def to_toml(recipe: Recipe) -> str:
+class Options(Protocol):
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+def to_toml(recipe: Options) -> str:
     """A file that `read_recipe` reads back; what is None stands as a comment."""
     lines = []
     for key, value in recipe.as_dict().items():
@@ -191,9 +198,13 @@ def held_out(text: str) -> tuple[float, int | None]:
         raise UsageProblem(f"--held-out {text!r} is no share and no count", "5% or 20") from None
 
 
-def _checked(values: Mapping[str, Any], where: str = "the recipe") -> Mapping[str, Any]:
-    hints = get_type_hints(Recipe)
-    known = {field.name for field in fields(Recipe)}
+def checked(
+    values: Mapping[str, Any], where: str = "the recipe", kind: type[Any] = Recipe
+) -> Mapping[str, Any]:
+    """`values` as fields of the dataclass `kind`. Raises UsageProblem for keys and types that
+    are none."""
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}
     for key, value in values.items():
         if key not in known:
             raise UsageProblem(f"{where} has an unknown key {key!r}", f"of {', '.join(known)}")
@@ -250,8 +261,16 @@ def _check_ranges(recipe: Recipe) -> None:
 def _check_together(recipe: Recipe) -> None:
     """Raise UsageProblem for options that would do nothing beside the others."""
     makes_adapter = recipe.method in ("lora", "rslora")
-    if recipe.dropout and recipe.method == "full":
-        raise UsageProblem("--dropout is of adapters; --method full has none")
+    if recipe.method == "full":
+        for key in ("dropout", "rank", "alpha", "targets"):
+            if getattr(recipe, key) != getattr(Recipe, key):
+                raise UsageProblem(f"--{key} is of adapters; --method full has none")
+        if recipe.base_weights == "quantized":
+            raise UsageProblem(
+                "--base-weights quantized is of a base that stays as it is; "
+                "--method full changes it",
+                "--method lora",
+            )
     if recipe.adapter is not None and not makes_adapter:
         raise UsageProblem(
             f"--method {recipe.method} cannot go on from an adapter",
@@ -273,7 +292,13 @@ def _check_together(recipe: Recipe) -> None:
 def with_objective(recipe: Recipe, preferences: bool) -> Recipe:
     """The recipe with `objective` decided by the data. Raises UsageProblem where they differ."""
     if recipe.objective == "auto":
-        return replace(recipe, objective="dpo" if preferences else "sft")
+        recipe = replace(recipe, objective="dpo" if preferences else "sft")
+    for key, objective in (("beta", "dpo"), ("orpo_weight", "orpo")):
+        if recipe.objective != objective and getattr(recipe, key) != getattr(Recipe, key):
+            option = key.replace("_", "-")
+            raise UsageProblem(
+                f"--{option} is of --objective {objective}; this run is {recipe.objective}"
+            )
     if (recipe.objective == "sft") == preferences:
         what = "preference pairs" if preferences else "no preference pairs"
         raise UsageProblem(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from localllm.finetune.outcome.result import Tuned
 from localllm.finetune.view import loss_plot
-from localllm.ui import Bytes, Count, Fields, Rate, Seconds, Table
+from localllm.ui import Bytes, Count, Fields, Percent, Rate, Seconds, Table
 from localllm.ui.outfile import replace_file
 from localllm.ui.page import Block, Folded, Page, Section, render_page
 from localllm.ui.view import AnyCell
@@ -63,6 +63,9 @@ def _result(done: Tuned) -> list[Block]:
             ["held-out loss", before.loss, after.loss],
             ["perplexity", before.perplexity, after.perplexity],
         ]
+        if (chosen := done.judged.preferred_before) is not None:
+            now = done.judged.preferred_after
+            rows.append(["prefers the chosen answer", Percent(chosen), Percent(now or 0.0)])
         blocks.insert(0, Table(["by llama.cpp", "before", "after"], rows))
     return blocks
 

@@ -161,7 +161,8 @@ def result_name(recipe: Recipe, subject: Subject) -> str:
     """What the result is called: `--name`, else the base's name and the data's."""
     if recipe.name is not None:
         return checked_name(recipe.name)
-    first = Path(recipe.data[0]).stem if recipe.data else "chats"
+    kept = "chats" if recipe.from_chats or recipe.chats else "votes"
+    first = Path(recipe.data[0]).stem if recipe.data else kept
     cleaned = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in first)
     mark = "tuned" if recipe.method == "full" else "lora"
     return f"{base_name(subject.model)}:{cleaned.strip('-._')[:40] or 'data'}-{mark}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +57,9 @@ class Ready:
 
 def finetune(asked: Asked, registry: Registry, sink: Sink) -> None:
     """Do what was asked and show it. Raises what its parts raise; nothing is registered then."""
+    from localllm.finetune.curves import require_curves
     from localllm.finetune.merging import check_merge
-    from localllm.finetune.training.prepare import launched
+    from localllm.finetune.training.prepare import asked_to_shard, launched
 
     if asked.resume and asked.restart:
         raise UsageProblem("--resume goes on with a run, --restart throws it away: name one")
@@ -65,8 +67,11 @@ def finetune(asked: Asked, registry: Registry, sink: Sink) -> None:
         if path is not None:
             check_place(path)
     check_merge(asked.recipe)
+    require_curves(asked.recipe)
     if not (is_first := launched()[0] == 0):
         sink = Sink("finetune", progress="none", stdout=io.StringIO(), stderr=io.StringIO())
+    if asked_to_shard():
+        sink.warn("FSDP and DeepSpeed are not used: each process holds the whole base")
     ready = make_ready(asked, registry, sink)
     if asked.save_recipe is not None and is_first:
         replace_file(asked.save_recipe, to_toml(ready.recipe))
@@ -145,6 +150,10 @@ def _lineage(
     words = ["localllm", "finetune", subject.model.name]
     for one in recipe.data:
         words += ["--data", one]
+    words += ["--from-chats"] * (recipe.from_chats or bool(recipe.chats))
+    for one in recipe.chats:
+        words += ["--chats", one]
+    words += ["--from-votes"] * recipe.from_votes
     words += ["--name", name]
     versions = {"localllm": __version__}
     versions |= {one: version(one) for one in ("torch", "transformers", "llama-cpp-python")}
@@ -158,6 +167,7 @@ def _run(ready: Ready, registry: Registry, sink: Sink) -> Tuned | None:
 
     prepare_torch(ready.threads)
     from localllm.finetune.building import add_reference, build
+    from localllm.finetune.curves import open_curves
     from localllm.finetune.outcome.finish import finish
     from localllm.finetune.sampling import Sampler
     from localllm.finetune.training.checkpoint import load
@@ -176,7 +186,9 @@ def _run(ready: Ready, registry: Registry, sink: Sink) -> Tuned | None:
                       group, known.precision if known else None)  # fmt: skip
         add_reference(built, sink.progress, known.reference if known else None)
         sampler = Sampler(ready, built, place, sink) if ready.recipe.sample_every else None
-        with watcher_for(ready.name, sink, sampler, group) as watcher:
+        curves = partial(open_curves, ready.recipe, ready.name, place.run_id,
+                         known.step if known else 0)  # fmt: skip
+        with watcher_for(ready.name, sink, sampler, group, curves) as watcher:
             trainer = Trainer(built.task, ready.recipe, place, watcher, group)
             trained = trainer.run(resume=asked.resume)
         if not group.is_first:

@@ -1,22 +1,24 @@
 """The dry run's figures: some packs of the real data computed on the real model, nothing learned.
 
 A forward and a backward pass over the largest pack that a step can have gives the memory; the
-packs of the first steps give the speed. What the run then takes is those, times its steps.
+packs of the first steps give the speed (see `pace`). What the run then takes is those, times its
+steps.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from localllm.finetune.building import add_reference, build
 from localllm.finetune.data.report import DataReport
 from localllm.finetune.outcome.judge import MOST_JUDGED
+from localllm.finetune.pace import EnginePace, Pace, measure_engine, measure_pace
 from localllm.finetune.plan import Layout, MemoryNeed
-from localllm.finetune.training.batches import Batches, Pack, pack
+from localllm.finetune.training.batches import Batches, Item
 from localllm.finetune.training.memory import PeakMemory
 from localllm.finetune.training.objectives import DirectPreference
 from localllm.finetune.training.task import evaluation_pace, planned_steps
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
     from localllm.finetune.run import Ready
     from localllm.ui import Progress
 
-_TRIAL_S = 20.0  # of measuring: then what was seen has to do
-_LEAST_PACKS = 2
-_MARGIN = 0.1  # memory that a long run takes beyond a short one (the allocator's holes)
+_MARGIN = 0.05  # memory that a long run takes beyond a short one (the allocator's holes)
+_DISK_BYTES_PER_S = 500e6  # a laptop's, flushed: for what a full run saves
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,21 @@ class DryRun:
 def try_run(ready: Ready, progress: Progress) -> DryRun:
     """Load the base, compute a few packs, say what the whole run would take.
 
-    Raises what building raises; the machine's memory was checked before.
+    Raises what building and the engine raise; the machine's memory was checked before.
     """
     began = time.perf_counter()
     with PeakMemory() as memory:
         built = build(ready.subject, ready.learning, ready.recipe, ready.layout, ready.adapter)
         load_s = time.perf_counter() - began
         _few_references(built, progress)
-        speed, _tokens = _measured(built, ready, progress)
+        pace = measure_pace(built, ready, progress)
+        n_learned = sum(p.numel() for p in built.task.learned.named.values())
+        engine = measure_engine(ready)
     n_steps = planned_steps(ready.recipe, len(ready.learning.train))
-    batches = _batches(built, ready)
+    batches = _batches(built.task.train, built, ready.recipe.batch_size)
     per_step = sum(batches.sizes) / batches.steps_per_epoch
-    training_s = (n_steps * per_step + _measuring(built, ready.recipe, n_steps) / 3) / speed
-    judging_s = _judging_s(ready, built, speed)
+    training_s = training_seconds(built, ready.recipe, n_steps, per_step, pace)
+    sampling_s, judging_s = engine_seconds(ready, built, n_steps, engine)
     return DryRun(
         name=ready.name,
         base=ready.subject.model.name,
@@ -83,12 +86,12 @@ def try_run(ready: Ready, progress: Progress) -> DryRun:
         n_held_out=len(ready.learning.held_out),
         n_steps=n_steps,
         tokens_per_step=per_step,
-        tokens_per_s=speed,
-        n_params=sum(p.numel() for p in built.task.learned.named.values()),
+        tokens_per_s=pace.train_tps,
+        n_params=n_learned,
         load_s=load_s,
-        training_s=training_s,
+        training_s=training_s + sampling_s,
         judging_s=judging_s,
-        total_s=load_s + training_s + judging_s,
+        total_s=load_s + training_s + sampling_s + judging_s,
         peak_bytes=int(memory.peak_bytes * (1 + _MARGIN)),
         planned=ready.need,
         layout=ready.layout,
@@ -100,68 +103,48 @@ def try_run(ready: Ready, progress: Progress) -> DryRun:
     )  # fmt: skip
 
 
-def _batches(built: Built, ready: Ready) -> Batches:
+def training_seconds(
+    built: Built, recipe: Recipe, n_steps: int, per_step: float, pace: Pace
+) -> float:
+    """Steps of `per_step` tokens, what is measured between them, and what is saved."""
+    steps_s = n_steps * (per_step / pace.train_tps + pace.optimizer_s)
+    n_learned = sum(p.numel() for p in built.task.learned.named.values())
+    evaluations = _evaluations(recipe, n_steps)
+    saves = math.ceil(n_steps / (recipe.save_every or evaluation_pace(recipe, n_steps)))
+    # numbers and both moments; the best numbers apart, where they are judged
+    saved_bytes = 4 * n_learned * (3 * saves + evaluations * bool(len(built.task.held_out)))
+    measured_s = measured_tokens(built, recipe, n_steps) / pace.forward_tps
+    return steps_s + measured_s + saved_bytes / _DISK_BYTES_PER_S
+
+
+def measured_tokens(built: Built, recipe: Recipe, n_steps: int) -> int:
+    """Tokens computed without gradients: evaluations, and for DPO everything once before."""
+    held_out = _tokens(built.task.held_out, built)
+    found = _evaluations(recipe, n_steps) * held_out
+    if isinstance(built.task.objective, DirectPreference):
+        found += _tokens(built.task.train, built) + held_out
+    return found
+
+
+def engine_seconds(
+    ready: Ready, built: Built, n_steps: int, engine: EnginePace
+) -> tuple[float, float]:
+    """llama.cpp's part: samples while it learns, and at the end the held-out examples and the
+    answers before and after (and of the merged model the examples once more)."""
     recipe = ready.recipe
-    return Batches(built.task.train, recipe.batch_size, built.task.pack_tokens, recipe.seed)
+    answers_s = recipe.samples * recipe.sample_tokens / engine.answer_tps
+    samplings = math.ceil(n_steps / recipe.sample_every) if recipe.sample_every else 0
+    judged_s = _tokens(built.task.held_out, built, MOST_JUDGED) / engine.judge_tps
+    judging_s = engine.open_s + 2 * (judged_s + answers_s)
+    if recipe.merge is not None:
+        judging_s += engine.open_s + judged_s
+    return samplings * (engine.open_s + answers_s), judging_s
 
 
 def _few_references(built: Built, progress: Progress) -> None:
     """DPO wants the log-probabilities before; zeros do for measuring."""
-    if _has_reference(built):
-        add_reference(built, progress, dict.fromkeys(range(_n_items(built)), (0.0, 0.0)))
-
-
-def _has_reference(built: Built) -> bool:
-    return isinstance(built.task.objective, DirectPreference)
-
-
-def _n_items(built: Built) -> int:
-    return len(built.task.train) + len(built.task.held_out)
-
-
-def _measured(built: Built, ready: Ready, progress: Progress) -> tuple[float, int]:
-    """Tokens a second, forward and back, and how many were computed; the largest pack first."""
-    task = built.task
-    batches = _batches(built, ready)
-    task.module.train()
-    _compute(built, pack(task.train, batches.largest_pack))  # also what prepares kernels
-    seconds, tokens, n = 0.0, 0, 0
-    with progress.steps("trial", None) as advance:
-        for one in _packs(batches):
-            began = time.perf_counter()
-            _compute(built, one)
-            seconds += time.perf_counter() - began
-            tokens += one.n_tokens
-            n += 1
-            advance(1)
-            if seconds > _TRIAL_S and n >= _LEAST_PACKS:
-                break
-    for parameter in task.learned.named.values():
-        parameter.grad = None
-    return tokens / seconds, tokens
-
-
-def _packs(batches: Batches) -> Iterator[Pack]:
-    """The packs of the first steps, at most of one epoch."""
-    for step in range(min(batches.steps_per_epoch, 50)):
-        yield from batches.step(step)
-
-
-def _compute(built: Built, one: Pack) -> None:
-    task = built.task
-    total, _ = task.objective.total(task.scorer.losses(one), one)
-    (total / max(1, task.objective.count(one))).backward()  # type: ignore[no-untyped-call]
-
-
-def _measuring(built: Built, recipe: Recipe, n_steps: int) -> int:
-    """Tokens computed without gradients, which is about a third of a step's work: evaluations,
-    and for DPO everything once before."""
-    items = built.task.train
-    held_out = _held_out_tokens(built)
-    found = _evaluations(recipe, n_steps) * held_out
-    if _has_reference(built):
-        found += sum(Batches(items, len(items), built.task.pack_tokens, 0).sizes) + held_out
-    return found
+    n = len(built.task.train) + len(built.task.held_out)
+    add_reference(built, progress, dict.fromkeys(range(n), (0.0, 0.0)))
 
 
 def _evaluations(recipe: Recipe, n_steps: int) -> int:
@@ -169,16 +152,9 @@ def _evaluations(recipe: Recipe, n_steps: int) -> int:
     return 1 + math.ceil(n_steps / evaluation_pace(recipe, n_steps))
 
 
-def _held_out_tokens(built: Built, most: int | None = None) -> int:
-    items = built.task.held_out
-    if not len(items):
-        return 0
-    return sum(Batches(items, len(items), built.task.pack_tokens, 0).sizes[:most])
+def _batches(items: Sequence[Item], built: Built, size: int) -> Batches:
+    return Batches(items, size, built.task.pack_tokens, 0)
 
 
-def _judging_s(ready: Ready, built: Built, speed: float) -> float:
-    """llama.cpp without and with the adapter: forward alone, about three times as fast as
-    training computes; answers about as fast as reading, token by token."""
-    sampled = 2 * ready.recipe.samples * ready.recipe.sample_tokens
-    judged = _held_out_tokens(built, MOST_JUDGED)
-    return 2 * judged / (3 * speed) + sampled / max(speed / 10, 1.0) + 2.0
+def _tokens(items: Sequence[Item], built: Built, most: int | None = None) -> int:
+    return sum(_batches(items, built, 1).sizes[:most])

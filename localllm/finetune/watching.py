@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
 
+from localllm.finetune.curves import Curves, Drawn
 from localllm.finetune.training.group import Group
 from localllm.finetune.training.records import EvalRecord, StepRecord
 from localllm.ui import Bytes, Progress, Rate, Silent, Sink
@@ -18,21 +19,25 @@ _RECENT = 20  # steps of which the rate is shown
 
 
 def watcher_for(
-    name: str, sink: Sink, sampler: Callable[[int], None] | None, group: Group
-) -> RunWatcher:
-    """The watcher of a run; of processes that only help, one that says nothing."""
+    name: str, sink: Sink, sampler: Callable[[int], None] | None, group: Group,
+    curves: Callable[[], Sequence[Curves]] = tuple,
+) -> RunWatcher:  # fmt: skip
+    """The watcher of a run; of processes that only help, one that says nothing and
+    opens no `curves`."""
     if not group.is_first:
         return RunWatcher(name, Silent(), lambda text: None)
-    return RunWatcher(f"finetune {name}", sink.progress, sink.note, sampler)
+    return RunWatcher(f"finetune {name}", sink.progress, sink.note, sampler, curves())
 
 
 class RunWatcher:
-    """Shows `label`'s steps on `progress`. `sampler` is asked for sample answers when due."""
+    """Shows `label`'s steps on `progress` and draws them on `curves`, which it closes. `sampler`
+    is asked for sample answers when due."""
 
     def __init__(
         self, label: str, progress: Progress, note: Callable[[str], None],
-        sampler: Callable[[int], None] | None = None,
+        sampler: Callable[[int], None] | None = None, curves: Sequence[Curves] = (),
     ) -> None:  # fmt: skip
+        self._drawn = Drawn(list(curves), note)
         self._label, self._progress, self._note = label, progress, note
         self._sampler = sampler
         self._recent: deque[StepRecord] = deque(maxlen=_RECENT)
@@ -50,6 +55,7 @@ class RunWatcher:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+        self._drawn.close()
 
     def begin(self, n_steps: int, done: int) -> None:
         if done:
@@ -67,11 +73,13 @@ class RunWatcher:
             memory = Bytes(record.memory_bytes)
             self._meter(1, f"{loss}{self._held}, {rate}, {Rate(speed)}, {memory}")
         self._progress.event("step", {**asdict(record), "tokens_per_s": round(speed, 2)})
+        self._drawn.step(record)
 
     def evaluated(self, record: EvalRecord) -> None:
         self._held = f", held out {record.loss:.3f}"
         if math.isfinite(record.loss):
             self._progress.event("evaluation", asdict(record))
+            self._drawn.evaluated(record)
         if self._meter is not None:
             self._meter(0, f"step {record.step}{self._held}")
 

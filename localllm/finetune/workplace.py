@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class Workplace:
     best: Path
     made: Path
     sample: Path
+    curves: Path
     is_first: bool
 
     def check(self, *, resume: bool, restart: bool) -> None:
@@ -36,9 +38,16 @@ class Workplace:
         if not resume:
             self.clear()
 
+    def run_id(self) -> str:
+        """What the run is known by elsewhere: the same when it is gone on with."""
+        if not self.curves.exists():
+            self.curves.parent.mkdir(parents=True, exist_ok=True)
+            self.curves.write_text(secrets.token_hex(8), "ascii")
+        return self.curves.read_text("ascii")
+
     def clear(self) -> None:
         """Remove everything."""
-        for path in (self.checkpoint, self.best, self.made, self.sample):
+        for path in (self.checkpoint, self.best, self.made, self.sample, self.curves):
             path.unlink(missing_ok=True)
             path.with_name(f"{path.name}.new").unlink(missing_ok=True)
 
@@ -57,5 +66,6 @@ def workplace(
             best=registry.partial(key, label, "best"),
             made=registry.partial(key, label, "made"),
             sample=registry.partial(key, label, "sample"),
+            curves=registry.partial(key, label, "curves"),
             is_first=group.is_first,
         )

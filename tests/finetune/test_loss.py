@@ -30,9 +30,10 @@ class InBlocks:
         return self.weight[ids]
 
 
-@pytest.fixture(params=[1 << 30, 4 * VOCAB * 16], ids=["one chunk", "three chunks"])
+@pytest.fixture(params=[1 << 30, 4 * N * 32], ids=["at once", "in blocks"])
 def _buffer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "BUFFER_BYTES", request.param)
+    monkeypatch.setattr(subject, "_LEAST_COLUMNS", 8)
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float,
@@ -85,6 +86,42 @@ def test_nothing_to_predict_is_no_loss() -> None:
     assert hidden.grad is not None
 
 
-def test_memory_is_a_few_rows_of_logits_not_all() -> None:
+def test_products_in_bfloat16_are_the_same_to_its_rounding() -> None:
+    random = torch.Generator().manual_seed(2)
+    hidden = torch.randn(N, WIDTH, generator=random, requires_grad=True)
+    weight = torch.randn(VOCAB, WIDTH, generator=random)
+    targets = torch.randint(VOCAB, (N,), generator=random)
+    exact = token_losses(hidden, targets, Head(DenseBlocks(weight)))
+    (wanted,) = torch.autograd.grad(exact.sum(), [hidden])
+    found = token_losses(hidden, targets, Head(DenseBlocks(weight), dtype=torch.bfloat16))
+    (grad,) = torch.autograd.grad(found.sum(), [hidden])
+    assert found.dtype == grad.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, rtol=0.02, atol=0.05)
+    assert torch.cosine_similarity(grad, wanted).min() > 0.999
+
+
+@pytest.mark.parametrize("n", [1, 100, 4096])
+def test_the_buffer_is_as_small_however_many_count(n: int) -> None:
     head = Head(DenseBlocks(torch.empty(262_144, 0)))
-    assert head.n_rows(4096) * head.n_vocab * 4 <= subject.BUFFER_BYTES
+    assert head.columns(n) * n * 4 <= subject.BUFFER_BYTES
+
+
+def test_no_more_than_the_buffer_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing as large as the logits is made, whatever the pass."""
+    monkeypatch.setattr(subject, "BUFFER_BYTES", 1 << 16)
+    n, vocab = 64, 8192
+    made: list[int] = []
+
+    class Sizes(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, call, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            found = call(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                made.append(found.numel())
+            return found
+
+    hidden = torch.randn(n, 8, requires_grad=True)
+    head = Head(DenseBlocks(torch.randn(vocab, 8)))
+    with Sizes():
+        token_losses(hidden, torch.zeros(n, dtype=torch.long), head).sum().backward()
+    assert max(made) <= max(vocab * 8, n * subject._LEAST_COLUMNS)

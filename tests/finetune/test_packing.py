@@ -35,6 +35,26 @@ def test_a_packed_example_has_the_losses_it_has_alone(family: str) -> None:
     torch.testing.assert_close(found, wanted, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_computes_every_family_to_its_rounding(family: str) -> None:
+    from localllm.finetune.training.adapters import AdapterOptions, attach
+
+    module = tiny(family)
+    adapters = attach(module, AdapterOptions(rank=2), 0)
+    data = rows(3, shortest=30, longest=50)
+    whole = pack([[row] for row in data], range(3))
+    exact = scorer(module).losses(whole)
+    score = scorer(module, torch.bfloat16)
+    with torch.no_grad():
+        judged = score.losses(whole)
+    found = score.losses(whole)
+    torch.testing.assert_close(judged, found.detach())
+    assert found.detach().mean().item() == pytest.approx(exact.detach().mean().item(), rel=0.05)
+    found.sum().backward()
+    grads = [layer.b.grad for layer in adapters.layers.values()]
+    assert all(one is not None and torch.isfinite(one).all() and one.any() for one in grads)
+
+
 def test_nothing_is_computed_for_padding_or_after_the_last_predicted_token() -> None:
     data = rows(3)
     data[1].mask[-4:] = False  # an answer, and then a question that nothing answers

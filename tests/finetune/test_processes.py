@@ -22,9 +22,7 @@ pytest.importorskip("torch")
 
 def together(base: Path, data: Path, *options: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The result of two processes, and the events that the first one told."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "localllm", "finetune", str(base), "--data", str(data),
@@ -39,6 +37,12 @@ def together(base: Path, data: Path, *options: str) -> tuple[dict[str, Any], lis
     assert [process.returncode for process in processes] == [0, 0], ends
     assert ends[1] == ("", "")  # one speaks
     return json.loads(ends[0][0])["data"], events(ends[0][1])
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -60,6 +64,28 @@ def test_two_processes_learn_what_one_learns(
         alone["learned"]["held_out_after"], rel=1e-4
     )
     assert {model.name for model in registry.models()} == {"t:two", "t:alone"}
+
+
+def test_accelerate_launches_it_as_torchrun_does(
+    tiny_gguf: Path, data: Path, tmp_path: Path, registry: Registry
+) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    # --use_fsdp is of accelerate's own trainer: it is said that it does nothing here
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes",
+               "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+               "--main_process_port", str(free_port()), "-m", "localllm", "finetune",
+               str(tiny_gguf), "--data", str(data), *OPTIONS, "--steps", "1", "--name", "t:two",
+               "--json", "--progress", "json"]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=400, check=False,
+        env={**os.environ, "HF_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    document = json.loads(done.stdout)  # one document: one process speaks
+    assert [step for step, _ in document["data"]["losses"]] == [1]
+    assert any("each process holds the whole base" in one for one in document["warnings"])
+    assert [one["step"] for one in events(done.stderr) if one["event"] == "step"] == [1]
+    assert [model.name for model in registry.models()] == ["t:two"]
 
 
 def test_what_goes_with_the_loss_is_of_all_processes(

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import FileGone, UsageProblem
-from localllm.finetune.recipe import Recipe, held_out, merged, read_recipe, to_toml
+from localllm.finetune.recipe import (
+    Recipe,
+    held_out,
+    merged,
+    read_recipe,
+    to_toml,
+    with_objective,
+)
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("finetune_*.toml"))
 
@@ -70,6 +77,10 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, named: str)
         ({"method": "dora", "adapter": "a"}, "--method dora cannot go on"),
         ({"method": "dora", "sample_every": 5}, "--sample-every"),
         ({"method": "full", "sample_every": 5}, "--sample-every"),
+        ({"method": "full", "rank": 8}, "--rank"),
+        ({"method": "full", "alpha": 32.0}, "--alpha"),
+        ({"method": "full", "targets": ["mlp"]}, "--targets"),
+        ({"method": "full", "base_weights": "quantized"}, "--base-weights"),
         ({"patience": 2, "held_out": "0"}, "--patience"),
         ({"patience": 2, "held_out": "0%"}, "--patience"),
     ],
@@ -79,7 +90,24 @@ def test_options_that_would_do_nothing_are_refused(given: dict[str, object], nam
         merged({}, given)
 
 
+@pytest.mark.parametrize(
+    ("given", "preferences", "named"),
+    [
+        ({"beta": 0.5}, False, "--beta"),
+        ({"beta": 0.5, "objective": "orpo"}, True, "--beta"),
+        ({"orpo_weight": 0.5}, True, "--orpo-weight"),
+    ],
+)
+def test_options_of_another_objective_are_refused(
+    given: dict[str, object], preferences: bool, named: str
+) -> None:
+    with pytest.raises(UsageProblem, match=named):
+        with_objective(merged({}, given), preferences)
+
+
 def test_what_goes_together_is_not_refused() -> None:
+    assert with_objective(merged({}, {"beta": 0.5}), True).objective == "dpo"
+    assert merged({}, {"method": "full", "rank": 16, "targets": ["all"]}).method == "full"
     assert merged({}, {"method": "rslora", "adapter": "a", "sample_every": 5}).sample_every == 5
     assert merged({}, {"patience": 2, "held_out": "3"}).patience == 2
     assert merged({}, {"method": "full", "sample_every": 0}).method == "full"

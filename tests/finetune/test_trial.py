@@ -7,12 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the extra `finetune` is not installed: no torch")
 
+import torch
+
 from localllm.finetune import trial
 from localllm.finetune.outcome.judge import MOST_JUDGED, Engine
+from localllm.finetune.pace import EnginePace, Pace
 from localllm.finetune.recipe import Recipe
 from localllm.finetune.training.objectives import DirectPreference, Likelihood, Objective
 from tests.conftest import Done
@@ -41,19 +45,58 @@ def test_every_evaluation_is_counted(tune: Tune, steps: int, every: int | None) 
 
 def test_judging_counts_only_what_is_judged() -> None:
     ready: Any = SimpleNamespace(recipe=Recipe(samples=0))
-    held_out = rows(MOST_JUDGED + 100)
-    few = trial._judging_s(ready, built([], held_out[:MOST_JUDGED]), 100.0)
-    assert trial._judging_s(ready, built([], held_out), 100.0) == few
-    assert trial._judging_s(ready, built([], held_out[:50]), 100.0) < few
+    held_out, pace = rows(MOST_JUDGED + 100), EnginePace(1.0, 100.0, 10.0)
+    _, few = trial.engine_seconds(ready, built([], held_out[:MOST_JUDGED]), 10, pace)
+    assert trial.engine_seconds(ready, built([], held_out), 10, pace) == (0.0, few)
+    n_tokens = sum(len(one.ids) - 1 for one in held_out[:50])
+    found = trial.engine_seconds(ready, built([], held_out[:50]), 10, pace)
+    assert found == (0.0, pytest.approx(1.0 + 2 * n_tokens / 100.0))
+
+
+def test_samples_and_a_merge_take_the_engine_once_more_each() -> None:
+    pace = EnginePace(1.0, 100.0, 10.0)
+    held_out = [SimpleNamespace(ids=np.arange(101), mask=np.arange(101) > 0)]
+    recipe = Recipe(samples=2, sample_tokens=20, sample_every=4, merge="Q6_K")
+    found = trial.engine_seconds(SimpleNamespace(recipe=recipe), built([], held_out), 10, pace)  # type: ignore[arg-type]
+    # three times two answers of 20 tokens; before, after and merged 100 tokens
+    assert found == (pytest.approx(3 * (1.0 + 4.0)), pytest.approx(1 + 2 * (1 + 4) + 1 + 1))
+
+
+def test_steps_their_optimizer_and_what_is_saved_take_their_time() -> None:
+    pace = Pace(train_tps=100.0, forward_tps=200.0, optimizer_s=0.5)
+    train, held_out = rows(20), [SimpleNamespace(ids=np.arange(101), mask=np.arange(101) > 0)]
+    task = built(train, held_out)  # type: ignore[arg-type]
+    task.task.learned = SimpleNamespace(named={"w": torch.zeros(1000, 1000)})
+    # 8 steps of 50 tokens, evaluations before, after 4 and after 8 of 100; 2 whole states saved
+    # and the best numbers, 3 evaluations long
+    wanted = 8 * (0.5 + 0.5) + 3 * 100 / 200 + 4e6 * (3 * 2 + 3) / 500e6
+    found = trial.training_seconds(task, Recipe(eval_every=4), 8, 50.0, pace)
+    assert found == pytest.approx(wanted)
+
+
+def test_a_trial_changes_no_weight() -> None:
+    """What `--dry-run` computes is as it would be without it: rates of 0 move nothing."""
+    from localllm.finetune.pace import _step
+    from localllm.finetune.training.task import Learned, optimizer_of
+
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    learned = Learned(None, {"w": weight})
+    task: Any = SimpleNamespace(task=SimpleNamespace(learned=learned))
+    optimizer = optimizer_of(learned, Recipe(lr=0.0, weight_decay=0.1))
+    weight.grad = torch.full((3, 3), 2.0)
+    _step(task, optimizer)
+    assert torch.equal(weight, torch.ones(3, 3))
+    assert weight.grad is None
+    assert optimizer.state[weight]["exp_avg"].abs().sum() > 0
 
 
 def test_the_preferences_before_are_counted() -> None:
     train, held_out = rows(20), rows(5, seed=1)
     recipe = Recipe(eval_every=4)
-    plain = trial._measuring(built(train, held_out), recipe, 8)
+    plain = trial.measured_tokens(built(train, held_out), recipe, 8)
     evaluated = sum(len(one.ids) - 1 for one in held_out)
     assert plain == 3 * evaluated
-    dpo = trial._measuring(built(train, held_out, DirectPreference(0.1)), recipe, 8)
+    dpo = trial.measured_tokens(built(train, held_out, DirectPreference(0.1)), recipe, 8)
     assert dpo - plain == evaluated + sum(len(one.ids) - 1 for one in train)
 
 

@@ -43,13 +43,13 @@ def split(
     groups, sizes = np.unique(prepared.rows.groups, return_counts=True)
     if wanted and len(groups) < 2:
         return Split(prepared, prepared.select(_none()), "all rows say the same: none is held back")
-    held = _chosen(groups, sizes, wanted, seed)
+    held = chosen(groups, sizes, wanted, seed)
     mask = np.isin(prepared.rows.groups, held)
     places = np.arange(n)
     return Split(prepared.select(places[~mask]), prepared.select(places[mask]))
 
 
-def _chosen(
+def chosen(
     groups: np.ndarray[tuple[int], np.dtype[np.int64]],
     sizes: np.ndarray[tuple[int], np.dtype[np.int64]],
     wanted: int,

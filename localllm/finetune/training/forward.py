@@ -17,7 +17,8 @@ from localllm.finetune.training.loss import Blocks, DenseBlocks, Head, token_los
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model's body and head. `dtype` bfloat16 computes the body's products in it."""
+    """A model's body and head. `dtype` bfloat16 computes the body's products in it; the head has
+    its own."""
 
     body: Any  # transformers' model without the head: token ids in, hidden states out
     head: Head
@@ -47,6 +48,7 @@ def scorer(module: Any, dtype: torch.dtype = torch.float32) -> Scorer:
         blocks=_blocks(module.get_output_embeddings()),
         scale=factor / divisor,
         softcap=None if softcap is None else float(softcap),
+        dtype=dtype,
     )
     return Scorer(module.get_decoder(), head, dtype)
 

@@ -1,14 +1,15 @@
-"""Cross-entropy that never holds all logits: chunk by chunk, the gradient computed on the way.
+"""Cross-entropy that never holds the logits: block by block, the gradient on the way.
 
 The logits of one token at a vocabulary of 262k take a megabyte, and a framework's loss holds
-several copies of all of them. Here only the positions that are predicted get logits, some
-rows at a time in one buffer, and what is kept for the backward pass is the gradient in the
-hidden state (a few kilobytes a token):
+several copies of all of them. Here only the positions that are predicted get logits, for some
+thousand words at a time in one buffer that stays in the processor's cache, and what is kept for
+the backward pass is the gradient in the hidden state (a few kilobytes a token):
 
     d nll_i / d h_i = softmax(z_i) W - W[target_i],     z_i = W h_i
 
-The softmax is never normalized: both factors of that product are computed from exp(z - max) and
-divided afterwards, which saves two passes over the buffer.
+Both the softmax's sum and its product with W run along under the highest logit seen so far, as
+flash attention does it (Dao et al. 2022): when a higher one comes, what was summed is made
+smaller. So each block of W is needed once, which matters where it is quantized.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-# Of logits at once. Larger ones are no faster with two cores, smaller ones are below 64 rows.
-BUFFER_BYTES = 128 << 20
-_LEAST_ROWS = 16
+BUFFER_BYTES = 8 << 20  # of logits at once: they are gone over several times
+_LEAST_COLUMNS = 512  # under which products of matrices are slow
 
 
 class Blocks(Protocol):
@@ -42,21 +42,22 @@ class Blocks(Protocol):
 @dataclass(frozen=True)
 class Head:
     """How hidden states become logits: `softcap * tanh(scale * W h / softcap)`, without the
-    outer part where `softcap` is None."""
+    outer part where `softcap` is None. Products are computed in `dtype`, sums in float32."""
 
     blocks: Blocks
     scale: float = 1.0
     softcap: float | None = None
+    dtype: torch.dtype = torch.float32
 
     @property
     def n_vocab(self) -> int:
         return self.blocks.n_rows
 
-    def n_rows(self, wanted: int) -> int:
-        """How many positions are computed at once."""
+    def columns(self, n: int) -> int:
+        """For how many words the logits of `n` positions are computed at once."""
         copies = 1 if self.softcap is None else 2
-        fit = BUFFER_BYTES // (4 * copies * self.n_vocab)
-        return max(1, min(wanted, max(_LEAST_ROWS, fit)))
+        fit = BUFFER_BYTES // (4 * copies * max(1, n))
+        return min(self.n_vocab, max(_LEAST_COLUMNS, fit))
 
 
 @dataclass(frozen=True)
@@ -94,98 +95,127 @@ class _TokenLosses(torch.autograd.Function):
     ) -> Tensor:
         wants_weight = weight is not None and weight.requires_grad
         wants_hidden = hidden.requires_grad and not wants_weight
-        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        slopes = torch.empty_like(hidden) if wants_hidden else None
         with torch.no_grad():
-            for rows, part in _chunks(hidden, targets, head):
-                losses[rows] = part.loss
-                if slopes is not None:
-                    slopes[rows] = part.slope(head)
+            found = _summed(hidden, targets, head, with_slope=wants_hidden)
         ctx.head, ctx.wants_weight = head, wants_weight
-        ctx.save_for_backward(*((hidden, targets) if wants_weight else (slopes,)))
-        return losses
+        kept = (hidden, targets, found.log_total) if wants_weight else (found.slope,)
+        ctx.save_for_backward(*kept)
+        return found.log_total - found.at_target
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
         if not ctx.wants_weight:
-            (slopes,) = ctx.saved_tensors
-            return None if slopes is None else slopes * grad[:, None], None, None, None
-        hidden, targets = ctx.saved_tensors
-        into_hidden = torch.empty_like(hidden)
-        into_weight = torch.zeros_like(ctx.head.blocks.weight)
-        for rows, part in _chunks(hidden, targets, ctx.head):
-            into_hidden[rows] = part.slope(ctx.head) * grad[rows, None]
-            part.add_to_weight(into_weight, grad[rows], ctx.head)
-        return into_hidden, into_weight, None, None
+            (slope,) = ctx.saved_tensors
+            return None if slope is None else slope * grad[:, None], None, None, None
+        hidden, targets, log_total = ctx.saved_tensors
+        return *_both_gradients(hidden, targets, log_total, grad, ctx.head), None, None
 
 
-@dataclass
-class _Chunk:
-    """Some rows: `shares` is exp(logit - max), times the slope of the softcap where there is
-    one, and `total` the sum that makes it a distribution."""
+@dataclass(frozen=True)
+class _Sums:
+    """Of each position [n]: the logarithm of the sum of all exp(logit), the target's logit, and
+    d loss / d hidden [n, n_embd] where it was wanted."""
 
-    hidden: Tensor
-    targets: Tensor
-    shares: Tensor
-    total: Tensor
-    loss: Tensor
-    slope_at_target: Tensor | None  # of the softcap
-
-    def slope(self, head: Head) -> Tensor:
-        """d loss / d hidden."""
-        found = torch.zeros_like(self.hidden)
-        for first, end, rows in head.blocks():
-            found.addmm_(self.shares[:, first:end].to(rows.dtype), rows)
-        found /= self.total[:, None]
-        right = head.blocks.rows(self.targets).to(found.dtype)
-        if self.slope_at_target is not None:
-            right = right * self.slope_at_target[:, None]
-        found -= right
-        return found if head.scale == 1.0 else found * head.scale
-
-    def add_to_weight(self, into: Tensor, grad: Tensor, head: Head) -> None:
-        """Add sum_i grad_i d loss_i / d W."""
-        weighted = self.hidden * (grad * head.scale)[:, None]
-        into.addmm_(self.shares.t(), weighted / self.total[:, None])
-        if self.slope_at_target is not None:
-            weighted = weighted * self.slope_at_target[:, None]
-        into.index_add_(0, self.targets, weighted, alpha=-1)
+    log_total: Tensor
+    at_target: Tensor
+    slope: Tensor | None
 
 
-def _chunks(hidden: Tensor, targets: Tensor, head: Head) -> Iterator[tuple[slice, _Chunk]]:
-    """The rows in chunks of about equal size. A chunk's tensors are overwritten by the next's."""
+def _summed(hidden: Tensor, targets: Tensor, head: Head, *, with_slope: bool) -> _Sums:
     n = len(targets)
+    highest = hidden.new_full((n,), -torch.inf)
+    total, at_target = hidden.new_zeros(n), hidden.new_zeros(n)
+    cap_slope = hidden.new_ones(n)
+    slope = torch.zeros_like(hidden) if with_slope else None
+    for part in _logits(hidden, head):
+        inside, places = part.of(targets)
+        at_target[inside] = part.logits[inside, places]
+        if part.cap_slope is not None:
+            cap_slope[inside] = part.cap_slope[inside, places]
+        higher = torch.maximum(highest, part.logits.amax(dim=1))
+        shrunk = (highest - higher).exp_()
+        shares = part.logits.sub_(higher[:, None]).exp_()
+        total.mul_(shrunk).add_(shares.sum(dim=1))
+        highest = higher
+        if slope is not None:
+            slope.mul_(shrunk[:, None])
+            _add_product(slope, part.capped(shares), part.rows)
+    if slope is not None:
+        right = head.blocks.rows(targets).to(slope.dtype) * cap_slope[:, None]
+        slope.div_(total[:, None]).sub_(right).mul_(head.scale)
+    return _Sums(total.log_().add_(highest), at_target, slope)
+
+
+def _both_gradients(
+    hidden: Tensor, targets: Tensor, log_total: Tensor, grad: Tensor, head: Head
+) -> tuple[Tensor, Tensor]:
+    """Of sum_i grad_i loss_i: in the hidden states and in the head's matrix, which is dense."""
+    assert isinstance(head.blocks, DenseBlocks)
+    weight = head.blocks.weight
+    into_hidden, into_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
+    cap_slope = hidden.new_ones(len(targets))
+    scaled = hidden * head.scale
+    for part in _logits(hidden, head):
+        if part.cap_slope is not None:
+            inside, places = part.of(targets)
+            cap_slope[inside] = part.cap_slope[inside, places]
+        shares = part.capped(part.logits.sub_(log_total[:, None]).exp_()).mul_(grad[:, None])
+        _add_product(into_hidden, shares, part.rows)
+        _add_product(into_weight[part.first : part.end], shares.t(), scaled.to(part.rows.dtype))
+    right = (grad * cap_slope)[:, None]
+    into_hidden.sub_(weight.index_select(0, targets) * right).mul_(head.scale)
+    into_weight.index_add_(0, targets, (scaled * right).to(weight.dtype), alpha=-1)
+    return into_hidden, into_weight
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The logits [n, words] of the words `first` to `end`, whose rows of the matrix are `rows`.
+    `cap_slope` is the softcap's derivative there. The next part overwrites them."""
+
+    first: int
+    end: int
+    rows: Tensor
+    logits: Tensor
+    cap_slope: Tensor | None
+
+    def of(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the targets are here, and at which column."""
+        inside = ((targets >= self.first) & (targets < self.end)).nonzero().squeeze(1)
+        return inside, targets[inside] - self.first
+
+    def capped(self, shares: Tensor) -> Tensor:
+        return shares if self.cap_slope is None else shares.mul_(self.cap_slope)
+
+
+def _logits(hidden: Tensor, head: Head) -> Iterator[_Part]:
+    n = len(hidden)
     if not n:
         return
-    size = head.n_rows(n)
-    size = -(-n // -(-n // size))
-    buffer = torch.empty(size, head.n_vocab, dtype=torch.float32, device=hidden.device)
-    for begin in range(0, n, size):
-        rows = slice(begin, min(n, begin + size))
-        yield rows, _computed(hidden[rows], targets[rows], head, buffer)
+    columns = head.columns(n)
+    buffer = hidden.new_empty(n * columns, dtype=torch.float32)
+    scaled = (hidden if head.scale == 1.0 else hidden * head.scale).to(head.dtype)
+    for first, end, block in head.blocks():
+        for begin in range(first, end, columns):
+            stop = min(begin + columns, end)
+            rows = block[begin - first : stop - first].to(head.dtype)
+            logits = buffer[: n * (stop - begin)].view(n, stop - begin)
+            if head.dtype == torch.float32:
+                torch.mm(scaled, rows.t(), out=logits)
+            else:
+                logits.copy_(scaled @ rows.t())
+            slope = None
+            if head.softcap is not None:
+                logits.div_(head.softcap).tanh_()
+                slope = logits.square().neg_().add_(1.0)
+                logits.mul_(head.softcap)
+            yield _Part(begin, stop, rows, logits, slope)
 
 
-def _computed(hidden: Tensor, targets: Tensor, head: Head, buffer: Tensor) -> _Chunk:
-    logits = buffer[: len(targets)]
-    scaled = hidden if head.scale == 1.0 else hidden * head.scale
-    for first, end, rows in head.blocks():
-        if rows.dtype == torch.float32:
-            torch.mm(scaled, rows.t(), out=logits[:, first:end])
-        else:
-            logits[:, first:end] = torch.mm(scaled.to(rows.dtype), rows.t())
-    slopes = None
-    if head.softcap is not None:
-        logits.div_(head.softcap).tanh_()
-        slopes = logits.square().neg_().add_(1.0)
-        logits.mul_(head.softcap)
-    highest = logits.amax(dim=1)
-    at_target = logits.gather(1, targets[:, None]).squeeze(1)
-    shares = logits.sub_(highest[:, None]).exp_()
-    total = shares.sum(dim=1)
-    loss = total.log() + highest - at_target
-    right = None
-    if slopes is not None:
-        right = slopes.gather(1, targets[:, None]).squeeze(1)
-        shares.mul_(slopes)
-    return _Chunk(hidden, targets, shares, total, loss, right)
+def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
+    """into += left right, the product in the type of `right`."""
+    if right.dtype == into.dtype:
+        into.addmm_(left, right)
+    else:
+        into.add_(left.to(right.dtype) @ right)

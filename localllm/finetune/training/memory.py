@@ -13,12 +13,13 @@ _INTERVAL_S = 0.02
 class PeakMemory:
     """Watches this process's resident memory while the block runs, 50 times a second.
 
-    `peak_bytes` is the highest seen since `reset`, `begin_bytes` what was there before.
+    `peak_bytes` is the highest seen since `reset`, `highest_bytes` since the beginning,
+    `begin_bytes` what was there before.
     """
 
     def __init__(self) -> None:
         self.begin_bytes = resident_bytes() or 0
-        self.peak_bytes = self.begin_bytes
+        self.peak_bytes = self.highest_bytes = self.begin_bytes
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="localllm-memory", daemon=True)
 
@@ -36,8 +37,13 @@ class PeakMemory:
         self._thread.join()
 
     def reset(self) -> None:
+        self._look()
         self.peak_bytes = resident_bytes() or 0
+
+    def _look(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, resident_bytes() or 0)
+        self.highest_bytes = max(self.highest_bytes, self.peak_bytes)
 
     def _watch(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
-            self.peak_bytes = max(self.peak_bytes, resident_bytes() or 0)
+            self._look()

@@ -6,6 +6,7 @@ uses) it is converted back and forth and slower. Half a second tells.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,8 @@ import torch
 # bf16 rounds activations to 8 bits of mantissa: it has to be worth it.
 _WORTH = 1.25
 _ROWS = 512
-_TRIAL_S = 0.15
+_TRIAL_S = 0.3
+_LEAST = 4
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,20 @@ class PrecisionTrial:
 @cache
 def try_precisions(n_in: int, n_out: int) -> PrecisionTrial:
     """Time a linear layer forward with its weights in f32, and as autocast runs it in bf16."""
-    speeds = [_gflops(n_in, n_out, kind) for kind in (torch.float32, torch.bfloat16)]
-    return PrecisionTrial(*speeds)
+    x, weight = torch.randn(_ROWS, n_in), torch.randn(n_out, n_in)
+    best = [math.inf, math.inf]
+    n, end = 0, time.perf_counter() + _TRIAL_S
+    while n < _LEAST or time.perf_counter() < end:  # in turn: a busy moment is busy for both
+        for i, kind in enumerate((torch.float32, torch.bfloat16)):
+            seconds = _seconds(x, weight, kind)
+            if n:  # the first call prepares kernels
+                best[i] = min(best[i], seconds)
+        n += 1
+    return PrecisionTrial(*(2e-9 * _ROWS * n_in * n_out / seconds for seconds in best))
 
 
-def _gflops(n_in: int, n_out: int, kind: torch.dtype) -> float:
-    x = torch.randn(_ROWS, n_in)
-    weight = torch.randn(n_out, n_in)
-    times: list[float] = []
+def _seconds(x: torch.Tensor, weight: torch.Tensor, kind: torch.dtype) -> float:
     with torch.no_grad(), torch.autocast("cpu", kind, enabled=kind != torch.float32):
-        torch.nn.functional.linear(x, weight)  # the first call prepares kernels
-        end = time.perf_counter() + _TRIAL_S
-        while len(times) < 3 or time.perf_counter() < end:
-            began = time.perf_counter()
-            torch.nn.functional.linear(x, weight)
-            times.append(time.perf_counter() - began)
-    return 2e-9 * _ROWS * n_in * n_out / min(times)
+        began = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        return time.perf_counter() - began

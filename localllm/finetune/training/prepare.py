@@ -31,6 +31,14 @@ def launched() -> tuple[int, int]:
         return 0, 1
 
 
+def asked_to_shard() -> bool:
+    """Whether `accelerate launch` was told to part the model among the processes (FSDP,
+    DeepSpeed), which training here does not do."""
+    env = config.environment()
+    keys = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return any(env.get(key, "").lower() == "true" for key in keys)
+
+
 @cache
 def prepare_torch(n_threads: int) -> None:
     """Set up torch for `n_threads`. Must run before anything imports torch.

@@ -40,14 +40,15 @@ class Trainer:
     """One run. `place` says where its state is kept."""
 
     def __init__(
-        self, task: Task, recipe: Recipe, place: Place, watcher: Watcher, group: Group = ALONE
-    ) -> None:
+        self, task: Task, recipe: Recipe, place: Place, watcher: Watcher, group: Group = ALONE,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:  # fmt: skip
         self.task, self.recipe, self.watcher, self.group = task, recipe, watcher, group
         self.checkpoint_path, self.best_path = place.checkpoint, place.best
         self.batches = Batches(task.train, recipe.batch_size, task.pack_tokens, recipe.seed)
         self.n_steps = planned_steps(recipe, len(task.train))
         self.warmup = round(recipe.warmup * self.n_steps)
-        self.optimizer = optimizer_of(task.learned, recipe)
+        self.optimizer = optimizer or optimizer_of(task.learned, recipe)
         self.history = History()
         self.done = 0
         self.best_step, self.best_loss, self.waited = 0, math.inf, 0
@@ -76,7 +77,7 @@ class Trainer:
                     self._evaluate(stop)
                 if self._is_due(self.save_every):
                     self.save()
-            peak = memory.peak_bytes
+            peak = memory.highest_bytes
         kept = self._choose()
         stopped: Stopped = "early" if self._has_waited() else "done"
         records = self.history.steps

@@ -199,6 +199,25 @@ def test_answers_that_were_judged_good_are_learned(registry: Registry, speak: Sp
     assert (made.report.n_votes, made.report.n_examples) == (1, 1)
 
 
+def test_the_answer_preferred_in_a_comparison_is_learned(registry: Registry) -> None:
+    from localllm.registry.decisions import TIE, Decisions
+    from localllm.registry.routers import Routers
+
+    Routers(registry).add("mine", 'members = ["a", "b"]\n', made_by="create")
+    decisions, chats = Decisions(registry), Chats.of(registry)
+    for question, preferred in (("which?", "b"), ("and this?", "")):
+        # as `/compare` and `/vote` do: settled first, what was preferred is kept then
+        made = decisions.record(
+            "mine", 1, member="", chosen="", prompt=question, data={"compared": ["a", "b"]}
+        )
+        decisions.settle(made, member=preferred, data={"answers": ["no", "yes"]})
+        decisions.vote(made, preferred or TIE, "owner")
+        said = [KeptMessage("user", question), KeptMessage("assistant", "yes")]
+        chats.write(chats.begin("router:mine", "t"), 0, said, model="router:mine")
+    (row,) = open_data(DataSpec(from_votes=True), registry=registry).records()
+    assert [m.content for m in row.messages] == ["which?", "yes"]  # type: ignore[union-attr]
+
+
 def test_the_same_words_at_another_time_are_another_question(registry: Registry) -> None:
     from localllm.registry.decisions import Decisions
     from localllm.registry.routers import Routers
