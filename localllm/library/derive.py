@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from localllm.errors import DiskFull, UsageProblem
 from localllm.library.describe import describe
+from localllm.library.writeback import sync
 from localllm.refs import SCHEMES, FileRole, ModelRef
 from localllm.registry import Arrival, Lineage, Model, Registry, Staged, StoredFile
 from localllm.ui import Bytes, Progress
@@ -104,7 +104,7 @@ def register_derived(
     ref = ModelRef.parse(name)
     stem = f"{ref.name}-{ref.variant}" if ref.variant else ref.name
     for path, _ in made:
-        _sync(path)
+        sync(path)
     roles: dict[str, FileRole] = {"adapter": "adapter", "mmproj": "mmproj"}
     role = roles.get(facts.format, "weights")
     kept = parent.extras.items() if parent is not None else ()
@@ -130,12 +130,6 @@ def register_derived(
             ),
         )
     )
-
-
-def _sync(path: Path) -> None:
-    """Have the bytes on the disk before the name says that they are there."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _names(stem: str, count: int) -> list[str]:

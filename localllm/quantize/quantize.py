@@ -17,6 +17,7 @@ from localllm.library.derive import (
     require_room,
 )
 from localllm.library.lineage import lineage_metadata
+from localllm.library.writeback import WriteBack
 from localllm.quantize.importance import check_importance, importance_file
 from localllm.quantize.made_with import lineage_of
 from localllm.quantize.plan import Plan, Request, engine_options, make_plan, sized
@@ -149,20 +150,24 @@ def _run(
 ) -> tuple[list[tuple[Path, str]], float]:
     """Write and check the files; give them with their digests, and the seconds it took."""
     label = f"quantize {plan.type}"
-    with progress.bytes(label, plan.before_bytes) as advance, importance_file(
-        request.importance
-    ) as importance:  # fmt: skip
+    with WriteBack(stem) as behind:
+        with progress.bytes(label, plan.before_bytes) as advance, importance_file(
+            request.importance
+        ) as importance:  # fmt: skip
 
-        def on_tensor(tensor: TensorPlan) -> None:
-            advance(tensor.before_bytes)
+            def on_tensor(tensor: TensorPlan) -> None:
+                advance(tensor.before_bytes)
+                behind.wrote(tensor.after_bytes)
 
-        options = engine_options(source, request, metadata, importance)
-        report = quantizer.quantize(source.path, stem, options, on_tensor)
-    _check_written(report.outputs, plan)
-    made = []
-    with progress.bytes("checksum", sum(p.stat().st_size for p in report.outputs)) as advance:
-        for path in report.outputs:
-            made.append((path, digest_of(path, advance)))
+            options = engine_options(source, request, metadata, importance)
+            report = quantizer.quantize(source.path, stem, options, on_tensor)
+        _check_written(report.outputs, plan)
+        behind.begin()  # the rest of it, while it is hashed
+        made = []
+        with progress.bytes("checksum", sum(p.stat().st_size for p in report.outputs)) as advance:
+            for path in report.outputs:
+                made.append((path, digest_of(path, advance)))
+        behind.wait()
     return made, report.elapsed_s
 
 

@@ -32,8 +32,9 @@ def test_the_office() -> None:
     }
     for prompt, member in questions.items():
         assert decider.decide(Asked.of_text(prompt)).member == member
-    contract = Asked("please check this contract", 26, attachments=1)
-    assert decider.decide(contract).member == "desk"
+    contract = "please check this contract"
+    assert decider.decide(Asked.of_text(contract)).member != "desk"
+    assert decider.decide(Asked.of_text(f"{contract}\n\nnda.txt:\n```\nNDA\n```")).member == "desk"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell script")
