@@ -250,9 +250,8 @@ def test_ones_own_prompts_are_asked_as_chat_asks(
                 "--sample-prompt", "the red cat")  # fmt: skip
     assert done.exit_code == 0, done
     prompt = done.data["samples"][0]["prompt"]
-    assert "system\nSpeak as a sailor.<|im_end|>" in prompt
-    assert "user\nthe red cat<|im_end|>" in prompt
-    assert prompt.endswith("assistant\n")
+    # shown without the template's control tokens
+    assert prompt == "system\nSpeak as a sailor.\nuser\nthe red cat\nassistant\n"
 
 
 def test_ones_own_prompts_have_the_presets_system_and_thinking(tiny_gguf: Path) -> None:
