@@ -15,7 +15,8 @@ _DATA, _METHOD, _TRAIN, _MACHINE, _WATCH = (
 )  # fmt: skip
 
 
-def _option(panel: str, name: str, text: str, metavar: str | None = None, **more: Any) -> Any:
+def option(panel: str, name: str, text: str, metavar: str | None = None, **more: Any) -> Any:
+    """A key of a recipe file, in a group of the help."""
     return typer.Option(name, help=text, metavar=metavar, rich_help_panel=panel, **more)
 
 
@@ -67,158 +68,154 @@ Merge = Annotated[
 
 Data = Annotated[
     list[str] | None,
-    _option(_DATA, "--data", "A file, a folder or a data set to learn from; may be repeated.",
+    option(_DATA, "--data", "A file, a folder or a data set to learn from; may be repeated.",
             "FILE|FOLDER"),
 ]  # fmt: skip
 Format = Annotated[
     str | None,
-    _option(_DATA, "--format", "What the rows are, where it is not plain.",
+    option(_DATA, "--format", "What the rows are, where it is not plain.",
             "chat|sharegpt|alpaca|completion|qa|text|preference"),
 ]  # fmt: skip
 Column = Annotated[
     list[str] | None,
-    _option(_DATA, "--column", "Which column is the prompt, answer, text ...", "ROLE=COLUMN"),
+    option(_DATA, "--column", "Which column is the prompt, answer, text ...", "ROLE=COLUMN"),
 ]
 FromChats = Annotated[
     bool | None,
-    _option(_DATA, "--from-chats/--no-chats", "Also the conversations that `chat` kept."),
+    option(_DATA, "--from-chats/--no-chats", "Also the conversations that `chat` kept."),
 ]
 Chats = Annotated[
     list[str] | None,
-    _option(_DATA, "--chats", "Which of them: model, title, since, until, id; may be repeated.",
+    option(_DATA, "--chats", "Which of them: model, title, since, until, id; may be repeated.",
             "KEY=VALUE"),
 ]  # fmt: skip
 FromVotes = Annotated[
     bool | None,
-    _option(_DATA, "--from-votes/--no-votes", "Also routers' answers judged good, and people's."),
+    option(_DATA, "--from-votes/--no-votes", "Also routers' answers judged good, and people's."),
 ]
 BadRows = Annotated[
-    str | None, _option(_DATA, "--bad-rows", "What cannot be used is counted, or an error.",
+    str | None, option(_DATA, "--bad-rows", "What cannot be used is counted, or an error.",
                         "skip|error"),
 ]  # fmt: skip
 Duplicates = Annotated[
-    str | None, _option(_DATA, "--duplicates", "Rows that say the same.", "keep|drop")
+    str | None, option(_DATA, "--duplicates", "Rows that say the same.", "keep|drop")
 ]
-Limit = Annotated[int | None, _option(_DATA, "--limit", "Take the first rows only.", "N")]
+Limit = Annotated[int | None, option(_DATA, "--limit", "Take the first rows only.", "N")]
 MaxLength = Annotated[
-    int | None, _option(_DATA, "--max-length", "Tokens of one example at most.", "N")
+    int | None, option(_DATA, "--max-length", "Tokens of one example at most.", "N")
 ]
 Overlong = Annotated[
     str | None,
-    _option(_DATA, "--overlong", "What happens to longer ones.", "truncate|drop|split|error"),
+    option(_DATA, "--overlong", "What happens to longer ones.", "truncate|drop|split|error"),
 ]
 Learn = Annotated[
     str | None,
-    _option(_DATA, "--learn", "Which tokens count: every answer, the last one, all after the "
+    option(_DATA, "--learn", "Which tokens count: every answer, the last one, all after the "
             "last question, or all.", "assistant|last|completion|all"),
 ]  # fmt: skip
 System = Annotated[
-    str | None, _option(_DATA, "--system", "The system message of rows without one.", "TEXT")
+    str | None, option(_DATA, "--system", "The system message of rows without one.", "TEXT")
 ]
 Thinking = Annotated[
-    str | None, _option(_DATA, "--thinking", "As `chat --thinking` does.", "auto|off|on")
+    str | None, option(_DATA, "--thinking", "As `chat --thinking` does.", "auto|off|on")
 ]
 ChatTemplate = Annotated[
     str | None,
-    _option(_DATA, "--chat-template", "For a base without one: chatml, llama3, ... or a Jinja "
+    option(_DATA, "--chat-template", "For a base without one: chatml, llama3, ... or a Jinja "
             "file.", "NAME|FILE"),
 ]  # fmt: skip
 HeldOut = Annotated[
     str | None,
-    _option(_DATA, "--held-out", "Kept back to judge by: a share or a count.", "5%|20"),
+    option(_DATA, "--held-out", "Kept back to judge by: a share or a count.", "5%|20"),
 ]
 
-Method = Annotated[
-    str | None, _option(_METHOD, "--method", "What learns.", "lora|rslora|dora|full")
-]
+Method = Annotated[str | None, option(_METHOD, "--method", "What learns.", "lora|rslora|dora|full")]
 ObjectiveOption = Annotated[
     str | None,
-    _option(_METHOD, "--objective", "What is learned: answers, or preferences.",
+    option(_METHOD, "--objective", "What is learned: answers, or preferences.",
             "auto|sft|dpo|orpo"),
 ]  # fmt: skip
-Rank = Annotated[int | None, _option(_METHOD, "--rank", "How much an adapter can hold.", "N")]
+Rank = Annotated[int | None, option(_METHOD, "--rank", "How much an adapter can hold.", "N")]
 Alpha = Annotated[
-    float | None, _option(_METHOD, "--alpha", "How strongly it counts; twice the rank.", "X")
+    float | None, option(_METHOD, "--alpha", "How strongly it counts; twice the rank.", "X")
 ]
 Targets = Annotated[
     list[str] | None,
-    _option(_METHOD, "--targets", "Layers that learn: all, attention, mlp or names (q_proj).",
+    option(_METHOD, "--targets", "Layers that learn: all, attention, mlp or names (q_proj).",
             "NAME"),
 ]  # fmt: skip
-Dropout = Annotated[float | None, _option(_METHOD, "--dropout", "In the adapters.", "SHARE")]
+Dropout = Annotated[float | None, option(_METHOD, "--dropout", "In the adapters.", "SHARE")]
 Adapter = Annotated[
     str | None,
-    _option(_METHOD, "--adapter", "Go on from this adapter, made by finetune.", "NAME|FILE"),
+    option(_METHOD, "--adapter", "Go on from this adapter, made by finetune.", "NAME|FILE"),
 ]
 BaseWeights = Annotated[
     str | None,
-    _option(_METHOD, "--base-weights", "The frozen base in its file's bytes (QLoRA), or as "
+    option(_METHOD, "--base-weights", "The frozen base in its file's bytes (QLoRA), or as "
             "numbers.", "auto|quantized|dense"),
 ]  # fmt: skip
-Beta = Annotated[float | None, _option(_METHOD, "--beta", "DPO's strength.", "X")]
+Beta = Annotated[float | None, option(_METHOD, "--beta", "DPO's strength.", "X")]
 OrpoWeight = Annotated[
-    float | None, _option(_METHOD, "--orpo-weight", "ORPO's weight of the preference.", "X")
+    float | None, option(_METHOD, "--orpo-weight", "ORPO's weight of the preference.", "X")
 ]
 
-Epochs = Annotated[float | None, _option(_TRAIN, "--epochs", "Times through the data.", "X")]
-Steps = Annotated[int | None, _option(_TRAIN, "--steps", "In place of epochs.", "N")]
-BatchSize = Annotated[int | None, _option(_TRAIN, "--batch-size", "Examples a step.", "N")]
-Lr = Annotated[float | None, _option(_TRAIN, "--lr", "The highest learning rate.", "X")]
+Epochs = Annotated[float | None, option(_TRAIN, "--epochs", "Times through the data.", "X")]
+Steps = Annotated[int | None, option(_TRAIN, "--steps", "In place of epochs.", "N")]
+BatchSize = Annotated[int | None, option(_TRAIN, "--batch-size", "Examples a step.", "N")]
+Lr = Annotated[float | None, option(_TRAIN, "--lr", "The highest learning rate.", "X")]
 Schedule = Annotated[
-    str | None, _option(_TRAIN, "--schedule", "How it falls.", "cosine|linear|constant")
+    str | None, option(_TRAIN, "--schedule", "How it falls.", "cosine|linear|constant")
 ]
-Warmup = Annotated[float | None, _option(_TRAIN, "--warmup", "Share of the steps.", "SHARE")]
+Warmup = Annotated[float | None, option(_TRAIN, "--warmup", "Share of the steps.", "SHARE")]
 LrFloor = Annotated[
-    float | None, _option(_TRAIN, "--lr-floor", "Where it falls to, as a share.", "SHARE")
+    float | None, option(_TRAIN, "--lr-floor", "Where it falls to, as a share.", "SHARE")
 ]
-WeightDecay = Annotated[float | None, _option(_TRAIN, "--weight-decay", "Of AdamW.", "X")]
+WeightDecay = Annotated[float | None, option(_TRAIN, "--weight-decay", "Of AdamW.", "X")]
 MaxGradNorm = Annotated[
-    float | None, _option(_TRAIN, "--max-grad-norm", "Longer gradients are cut; 0 never.", "X")
+    float | None, option(_TRAIN, "--max-grad-norm", "Longer gradients are cut; 0 never.", "X")
 ]
-Seed = Annotated[int | None, _option(_TRAIN, "--seed", "The same seed, the same result.", "N")]
+Seed = Annotated[int | None, option(_TRAIN, "--seed", "The same seed, the same result.", "N")]
 
 PackTokens = Annotated[
-    int | None, _option(_MACHINE, "--pack-tokens", "Tokens computed at once.", "N")
+    int | None, option(_MACHINE, "--pack-tokens", "Tokens computed at once.", "N")
 ]
 Checkpointing = Annotated[
     str | None,
-    _option(_MACHINE, "--checkpointing", "Compute layers twice to save memory.", "auto|on|off"),
+    option(_MACHINE, "--checkpointing", "Compute layers twice to save memory.", "auto|on|off"),
 ]
 Precision = Annotated[
     str | None,
-    _option(_MACHINE, "--precision", "auto tries which is faster here.", "auto|f32|bf16"),
+    option(_MACHINE, "--precision", "auto tries which is faster here.", "auto|f32|bf16"),
 ]
-Threads = Annotated[int | None, _option(_MACHINE, "--threads", "Default: the cores.", "N")]
+Threads = Annotated[int | None, option(_MACHINE, "--threads", "Default: the cores.", "N")]
 
-EvalEvery = Annotated[
-    int | None, _option(_WATCH, "--eval-every", "Steps between evaluations.", "N")
-]
+EvalEvery = Annotated[int | None, option(_WATCH, "--eval-every", "Steps between evaluations.", "N")]
 Patience = Annotated[
     int | None,
-    _option(_WATCH, "--patience", "Stop after so many evaluations without a better one.", "N"),
+    option(_WATCH, "--patience", "Stop after so many evaluations without a better one.", "N"),
 ]
 Keep = Annotated[
-    str | None, _option(_WATCH, "--keep", "The weights that judged best, or the last.", "best|last")
+    str | None, option(_WATCH, "--keep", "The weights that judged best, or the last.", "best|last")
 ]
-SaveEvery = Annotated[int | None, _option(_WATCH, "--save-every", "Steps between saves.", "N")]
+SaveEvery = Annotated[int | None, option(_WATCH, "--save-every", "Steps between saves.", "N")]
 SampleEvery = Annotated[
-    int | None, _option(_WATCH, "--sample-every", "Steps between sample answers; 0 none.", "N")
+    int | None, option(_WATCH, "--sample-every", "Steps between sample answers; 0 none.", "N")
 ]
 Samples = Annotated[
-    int | None, _option(_WATCH, "--samples", "Sample answers, before and after.", "N")
+    int | None, option(_WATCH, "--samples", "Sample answers, before and after.", "N")
 ]
 SampleTokens = Annotated[
-    int | None, _option(_WATCH, "--sample-tokens", "Their length at most.", "N")
+    int | None, option(_WATCH, "--sample-tokens", "Their length at most.", "N")
 ]
 SamplePrompt = Annotated[
     list[str] | None,
-    _option(_WATCH, "--sample-prompt", "What to ask; default: from the held-out rows.", "TEXT"),
+    option(_WATCH, "--sample-prompt", "What to ask; default: from the held-out rows.", "TEXT"),
 ]
 TensorBoard = Annotated[
     str | None,
-    _option(_WATCH, "--tensorboard", "Curves also as TensorBoard's event files.", "FOLDER"),
+    option(_WATCH, "--tensorboard", "Curves also as TensorBoard's event files.", "FOLDER"),
 ]
 WandB = Annotated[
     str | None,
-    _option(_WATCH, "--wandb", "Curves also to Weights & Biases: figures, no data.", "PROJECT"),
+    option(_WATCH, "--wandb", "Curves also to Weights & Biases: figures, no data.", "PROJECT"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from localllm.finetune.outcome.result import Tuned
-from localllm.finetune.view import loss_plot
+from localllm.finetune.shown import loss_plot, recipe_section
 from localllm.ui import Bytes, Count, Fields, Percent, Rate, Seconds, Table
 from localllm.ui.outfile import replace_file
 from localllm.ui.page import Block, Folded, Page, Section, render_page
@@ -19,7 +19,7 @@ def write_report(done: Tuned, path: Path) -> None:
 
 def page_of(done: Tuned) -> Page:
     sections = [Section("Result", _result(done))]
-    plot = loss_plot(done)
+    plot = loss_plot(done.losses, done.held_out)
     if plot is not None:
         intro = "Of the training examples at each step, and of the examples held back."
         sections.append(Section("Loss", [plot], intro))
@@ -33,8 +33,7 @@ def page_of(done: Tuned) -> Page:
         ]
         table = Table(["step", "prompt", "answer"], rows_along)
         sections.append(Section("Answers along the way", [Folded("Show", table)]))
-    recipe: list[list[AnyCell]] = [[key, _plain(value)] for key, value in done.recipe.items()]
-    sections.append(Section("Recipe", [Folded("All options", Table(["option", "value"], recipe))]))
+    sections.append(recipe_section(done.recipe))
     return Page(
         title=f"{done.name}: tuned from {done.base}",
         subtitle=f"{done.method}, {done.objective}, {Count(done.n_examples)} examples",
@@ -68,9 +67,3 @@ def _result(done: Tuned) -> list[Block]:
             rows.append(["prefers the chosen answer", Percent(chosen), Percent(now or 0.0)])
         blocks.insert(0, Table(["by llama.cpp", "before", "after"], rows))
     return blocks
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from localllm.finetune.data.view import report_view
 from localllm.finetune.outcome.result import Tuned
+from localllm.finetune.shown import STOPPED, loss_plot, short
 from localllm.finetune.trial import DryRun
 from localllm.ui import (
     Bytes,
@@ -17,10 +18,7 @@ from localllm.ui import (
     Table,
     View,
 )
-from localllm.ui.figure import Axis, LinePlot, Point, Series
 from localllm.ui.view import AnyCell, Part, Tone, Toned
-
-_STOPPED = {"done": "all steps", "early": "no better any more"}
 
 
 def dry_view(run: DryRun) -> View:
@@ -55,7 +53,7 @@ def tuned_view(done: Tuned) -> View:
     parts: list[Part] = [Fields(_facts(done))]
     if done.judged is not None:
         parts += [Heading(f"{done.n_held_out} held-out examples, by llama.cpp"), _judged(done)]
-    if (plot := loss_plot(done)) is not None:
+    if (plot := loss_plot(done.losses, done.held_out)) is not None:
         parts.append(plot)
     if done.samples:
         parts += [Heading("Answers, by llama.cpp"), _answers(done)]
@@ -69,7 +67,7 @@ def tuned_view(done: Tuned) -> View:
 def _facts(done: Tuned) -> list[tuple[str, AnyCell]]:
     learned = done.learned
     kept = f", kept: step {learned.kept_step}" * (learned.kept_step != learned.steps)
-    why = _STOPPED.get(learned.stopped, "")
+    why = STOPPED.get(learned.stopped, "")
     return [
         ("result", f"{done.name} ({done.kind}, {Bytes(done.file_bytes)})"),
         ("base", done.base),
@@ -110,28 +108,9 @@ def _judged(done: Tuned) -> Table:
     return Table(["", "before", "after"], rows)
 
 
-def loss_plot(done: Tuned) -> LinePlot | None:
-    """The losses over the steps; None where there are hardly any."""
-    series = [
-        Series(name, [Point(step, loss) for step, loss in points])
-        for name, points in (("training", done.losses), ("held out", done.held_out))
-        if len(points) > 1
-    ]
-    if not series or len(series[0].points) < 2:
-        return None
-    return LinePlot("Loss", Axis("step"), Axis("loss", "nats"), series)
-
-
 def _answers(done: Tuned) -> Table:
     rows: list[list[AnyCell]] = [
-        [_short(one.prompt, tail=True), _short(one.before), Toned(_short(one.after), "good")]
+        [short(one.prompt, tail=True), short(one.before), Toned(short(one.after), "good")]
         for one in done.samples
     ]
     return Table(["prompt", "before", "after"], rows)
-
-
-def _short(text: str, *, tail: bool = False, most: int = 160) -> str:
-    joined = " ".join(text.split())
-    if len(joined) <= most:
-        return joined
-    return f"...{joined[-most:]}" if tail else f"{joined[:most]}..."

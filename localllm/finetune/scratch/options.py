@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from localllm.finetune.options import option
+
 _DATA, _MODEL, _TRAIN, _WATCH = "Data", "The model", "Training", "Looking and keeping"
-
-
-def _option(panel: str, name: str, text: str, metavar: str | None = None, **more: Any) -> Any:
-    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=panel, **more)
 
 
 Name = Annotated[
@@ -27,49 +25,49 @@ DryRun = Annotated[
 ]
 Format = Annotated[
     str | None,
-    _option(_DATA, "--format", "What the rows are, where it is not plain.",
+    option(_DATA, "--format", "What the rows are, where it is not plain.",
             "text|chat|sharegpt|alpaca|completion|qa"),
 ]  # fmt: skip
 HeldOut = Annotated[
     str | None,
-    _option(_DATA, "--held-out", "Kept back to judge by: a share of the text, or a count of "
+    option(_DATA, "--held-out", "Kept back to judge by: a share of the text, or a count of "
             "documents. Default: 5%, at most 1 MiB.", "5%|20"),
 ]  # fmt: skip
 Duplicates = Annotated[
-    str | None, _option(_DATA, "--duplicates", "Documents that say the same.", "drop|keep")
+    str | None, option(_DATA, "--duplicates", "Documents that say the same.", "drop|keep")
 ]
 Learn = Annotated[
     str | None,
-    _option(_DATA, "--learn", "Of conversations: every token counts, or answers only.",
+    option(_DATA, "--learn", "Of conversations: every token counts, or answers only.",
             "all|assistant"),
 ]  # fmt: skip
 VocabSize = Annotated[
-    int | None, _option(_MODEL, "--vocab-size", "Tokens; default by the size of the text.", "N")
+    int | None, option(_MODEL, "--vocab-size", "Tokens; default by the size of the text.", "N")
 ]
-Context = Annotated[int | None, _option(_MODEL, "--context", "Tokens it sees; default 512.", "N")]
+Context = Annotated[int | None, option(_MODEL, "--context", "Tokens it sees; default 512.", "N")]
 Width = Annotated[
     int | None,
-    _option(_MODEL, "--width", "Numbers a token; a multiple of 32, of 256 for K quants.", "N"),
+    option(_MODEL, "--width", "Numbers a token; a multiple of 32, of 256 for K quants.", "N"),
 ]
-Layers = Annotated[int | None, _option(_MODEL, "--layers", "One after the other.", "N")]
-Heads = Annotated[int | None, _option(_MODEL, "--heads", "Of attention; width / 64.", "N")]
+Layers = Annotated[int | None, option(_MODEL, "--layers", "One after the other.", "N")]
+Heads = Annotated[int | None, option(_MODEL, "--heads", "Of attention; width / 64.", "N")]
 KvHeads = Annotated[
-    int | None, _option(_MODEL, "--kv-heads", "Of keys and values; fewer save memory.", "N")
+    int | None, option(_MODEL, "--kv-heads", "Of keys and values; fewer save memory.", "N")
 ]
-Ff = Annotated[int | None, _option(_MODEL, "--ff", "Feed-forward; 8/3 of the width.", "N")]
-Type = Annotated[str | None, _option(_MODEL, "--type", "Of the file's weights.", "F16|BF16|F32")]
+Ff = Annotated[int | None, option(_MODEL, "--ff", "Feed-forward; 8/3 of the width.", "N")]
+Type = Annotated[str | None, option(_MODEL, "--type", "Of the file's weights.", "F16|BF16|F32")]
 Budget = Annotated[
     float | None,
-    _option(_TRAIN, "--budget", "Minutes that decide size and steps, by a trial of this machine; "
+    option(_TRAIN, "--budget", "Minutes that decide size and steps, by a trial of this machine; "
             "default 30.", "MINUTES"),
 ]  # fmt: skip
 Epochs = Annotated[
-    float | None, _option(_TRAIN, "--epochs", "Times through the text, in place of it.", "X")
+    float | None, option(_TRAIN, "--epochs", "Times through the text, in place of it.", "X")
 ]
-Steps = Annotated[int | None, _option(_TRAIN, "--steps", "In place of both.", "N")]
-BatchTokens = Annotated[int | None, _option(_TRAIN, "--batch-tokens", "Tokens a step.", "N")]
-Samples = Annotated[int | None, _option(_WATCH, "--samples", "Texts it goes on with.", "N")]
+Steps = Annotated[int | None, option(_TRAIN, "--steps", "In place of both.", "N")]
+BatchTokens = Annotated[int | None, option(_TRAIN, "--batch-tokens", "Tokens a step.", "N")]
+Samples = Annotated[int | None, option(_WATCH, "--samples", "Texts it goes on with.", "N")]
 SamplePrompt = Annotated[
     list[str] | None,
-    _option(_WATCH, "--sample-prompt", "Beginnings; default: of held-out texts.", "TEXT"),
+    option(_WATCH, "--sample-prompt", "Beginnings; default: of held-out texts.", "TEXT"),
 ]

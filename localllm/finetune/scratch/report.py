@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from localllm.finetune.scratch.result import Trained
-from localllm.finetune.scratch.view import data_facts, judged_table, loss_plot, plan_facts
+from localllm.finetune.scratch.view import data_facts, judged_table, plan_facts
+from localllm.finetune.shown import loss_plot, recipe_section
 from localllm.ui import Bytes, Fields, Rate, Seconds, Table
 from localllm.ui.outfile import replace_file
 from localllm.ui.page import Folded, Page, Section, render_page
@@ -30,7 +31,7 @@ def page_of(done: Trained) -> Page:
         ("chat template", done.template),
     ]
     sections = [Section("Result", [judged_table(done), Fields(facts)])]
-    plot = loss_plot(done)
+    plot = loss_plot(done.losses, done.held_out)
     if plot is not None:
         intro = "Of the training text at each step, and of the text held back."
         sections.append(Section("Loss", [plot], intro))
@@ -44,8 +45,7 @@ def page_of(done: Trained) -> Page:
         ]
         table = Table(["step", "after", "it wrote"], along)
         sections.append(Section("Along the way", [Folded("Show", table)]))
-    recipe: list[list[AnyCell]] = [[key, _plain(value)] for key, value in done.recipe.items()]
-    sections.append(Section("Recipe", [Folded("All options", Table(["option", "value"], recipe))]))
+    sections.append(recipe_section(done.recipe))
     return Page(
         title=f"{done.name}: trained from scratch",
         subtitle=f"{done.plan.n_params / 1e6:.1f} million parameters",
@@ -54,9 +54,3 @@ def page_of(done: Trained) -> Page:
         data_name="train.json",
         footer="Made by localllm train. Losses in nats a token.",
     )
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)

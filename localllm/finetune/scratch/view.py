@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from localllm.finetune.scratch.result import DryRun, Planned, Told, Trained
+from localllm.finetune.shown import STOPPED, loss_plot, short
 from localllm.ui import (
     Bytes,
     Count,
@@ -14,10 +15,9 @@ from localllm.ui import (
     Table,
     View,
 )
-from localllm.ui.figure import Axis, LinePlot, Point, Series
 from localllm.ui.view import AnyCell, Part, Tone, Toned
 
-_STOPPED = {"done": "all steps", "early": "no better any more"}
+_MOST = 240  # characters of a sample
 
 
 def dry_view(run: DryRun) -> View:
@@ -65,7 +65,7 @@ def trained_view(done: Trained) -> View:
     """What came out: facts, what it is worth, curves, samples."""
     learned = done.learned
     kept = f", kept: step {learned.kept_step}" * (learned.kept_step != learned.steps)
-    why = _STOPPED.get(learned.stopped, "")
+    why = STOPPED.get(learned.stopped, "")
     facts: list[tuple[str, AnyCell]] = [
         ("result", f"{done.name} ({done.type}, {Bytes(done.file_bytes)})"),
         *data_facts(done.data),
@@ -82,7 +82,7 @@ def trained_view(done: Trained) -> View:
         Heading(f"{Count(done.judged.n_tokens)} held-out tokens, by llama.cpp"),
         judged_table(done),
     ]
-    if (plot := loss_plot(done)) is not None:
+    if (plot := loss_plot(done.losses, done.held_out)) is not None:
         parts.append(plot)
     if done.samples:
         parts += [Heading("What it writes, by llama.cpp"), _samples(done)]
@@ -114,27 +114,9 @@ def _bits(value: float) -> str:
     return f"{value:.3f}"
 
 
-def loss_plot(done: Trained) -> LinePlot | None:
-    """The losses over the steps; None where there are hardly any."""
-    series = [
-        Series(name, [Point(step, loss) for step, loss in points])
-        for name, points in (("training", done.losses), ("held out", done.held_out))
-        if len(points) > 1
-    ]
-    if not series or len(series[0].points) < 2:
-        return None
-    return LinePlot("Loss", Axis("step"), Axis("loss", "nats"), series)
-
-
 def _samples(done: Trained) -> Table:
     rows: list[list[AnyCell]] = [
-        [_short(one.prompt, tail=True), Toned(_short(one.answer), "good")] for one in done.samples
+        [short(one.prompt, tail=True, most=_MOST), Toned(short(one.answer, most=_MOST), "good")]
+        for one in done.samples
     ]
     return Table(["after", "it writes"], rows)
-
-
-def _short(text: str, *, tail: bool = False, most: int = 240) -> str:
-    joined = " ".join(text.split())
-    if len(joined) <= most:
-        return joined
-    return f"...{joined[-most:]}" if tail else f"{joined[:most]}..."
