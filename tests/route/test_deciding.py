@@ -35,6 +35,7 @@ A, B = Member("a", "model", "m"), Member("b", "model", "n")
 NOON = time.mktime((2026, 3, 2, 12, 30, 0, 0, 0, -1))  # a Monday
 
 
+NDA = "\n\nnda.txt:\n```\nNDA\n```"  # as `chat` attaches a file
 OFFICE = Path(__file__).parents[2] / "recipes" / "route_office.toml"
 
 
@@ -189,7 +190,7 @@ def test_baselines() -> None:
 
 
 @pytest.mark.parametrize(("prompt", "rule"), [
-    ("Is this contract binding?", "contracts"), ("この契約書を読んでください", "contracts"),
+    (f"Is this contract binding?{NDA}", "contracts"), (f"この契約書を読んで{NDA}", "contracts"),
     ("これは日本語の質問です", "Japanese"), ("word " * 5000, "long"),
 ])  # fmt: skip
 def test_every_rule_of_the_recipe_can_fire(prompt: str, rule: str) -> None:
