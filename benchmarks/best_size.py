@@ -119,8 +119,8 @@ class Bench:
             self.searches[mode] = Search(
                 prepared.damages,
                 prepared.n_layers,
-                measure=lambda types: base.trial.measure(types).mean.value,
-                measure_apart=lambda types: base.trial.measure(types, base.choose).mean.value,
+                measures=base.measures(),
+                measure_apart=base.measure_on(base.choose),
                 parts=self.parts,
                 advance=lambda what: print(f"  {what}", flush=True),
             )

@@ -14,6 +14,7 @@ from localllm.placement import open_model
 from localllm.quantize.plan import FLOATS, Request
 from localllm.quantize.recipe import Recipe
 from localllm.quantize.search.live import LiveWeights
+from localllm.quantize.search.search import Measure
 from localllm.quantize.search.trial import KnownAnswers, Trial
 from localllm.quantize.search.weights import Weights
 from localllm.quantize.size_judge import plan_options
@@ -22,8 +23,8 @@ from localllm.quantize.size_text import (
     JUDGE,
     SEARCH,
     Contexts,
-    SomeText,
-    apart,
+    Texts,
+    contexts_for,
     contexts_of,
 )
 from localllm.quantize.source import Source
@@ -43,12 +44,20 @@ _INT8 = ("i8", "i16", "i32", "i64")
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The loaded original: `trial` changes it, and measures on the search's contexts; `choose`
-    has others of the same text, `judged_by` those of the final judgment."""
+    """The loaded original: `trial` changes it. `search` has the sets of contexts to search with,
+    `choose` those to choose by, `judged_by` those of the final judgment."""
 
     trial: Trial
+    search: tuple[KnownAnswers, ...]
     choose: KnownAnswers
     judged_by: KnownAnswers
+
+    def measures(self) -> tuple[Measure, ...]:
+        """The mean divergence of a choice on each set of the search's contexts."""
+        return tuple(self.measure_on(known) for known in self.search)
+
+    def measure_on(self, known: KnownAnswers) -> Measure:
+        return lambda types: self.trial.measure(types, known).mean.value
 
 
 @contextmanager
@@ -95,14 +104,14 @@ def float_copy(source: Source, registry: Registry, sink: Sink, n_threads: int) -
 def opened_base(
     path: Path,
     vectors: Vectors,
-    texts: tuple[SomeText, SomeText],
+    texts: Texts,
     n_threads: int,
     sink: Sink,
     contexts: tuple[Contexts, Contexts, Contexts] = (SEARCH, CHOOSE, JUDGE),
 ) -> Iterator[Base]:
     """Load the float file at `path` into memory of its own (its whole size, not mapped) and
-    compute what it answers to both texts: to the first for searching and choosing, to the
-    second for judging.
+    compute what it answers to the texts: for searching, for choosing and for judging, as many
+    contexts as `contexts` says, in this order.
 
     Raises DoesNotFit, EngineError (models that generate no text), UsageProblem (texts too
     short), and what loading raises.
@@ -130,19 +139,21 @@ def opened_base(
         for advice in opened.advice:
             sink.note(advice.message + (f" ({advice.hint})" if advice.hint else ""))
         tokenizer = opened.model.tokenizer
-        search, choose = apart(texts[0], tokenizer, *contexts[:2])
-        judge = contexts_of(texts[1], tokenizer, contexts[2])
+        search, choose = contexts_for(texts, tokenizer, *contexts[:2])
+        judge = contexts_of(texts.judge, tokenizer, contexts[2])
+        others = (*search[1:], choose, judge)
         n_workers = opened.context.n_threads
-        with sink.progress.steps("answers of the original", 3) as advance:
+        with sink.progress.steps("answers of the original", 1 + len(others)) as advance:
             trial = stack.enter_context(
-                _trial(weights, live, opened.context, search, vectors, n_workers)
+                _trial(weights, live, opened.context, search[0], vectors, n_workers)
             )
+            known = [trial.usual]
             advance(1)
-            others = []
-            for chunks in (choose, judge):
-                others.append(trial.judged_by(chunks))
+            for chunks in others:
+                known.append(trial.judged_by(chunks))
                 advance(1)
-        yield Base(trial, *others)
+        *searched, chosen_by, judged_by = known
+        yield Base(trial, tuple(searched), chosen_by, judged_by)
 
 
 def _trial(

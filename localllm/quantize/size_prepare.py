@@ -188,25 +188,17 @@ def within(
     prepared: Prepared, search: Search, chosen: Mapping[str, str], limit: Limit, sink: Sink
 ) -> tuple[Request, Quantized]:
     """The choice as a request that keeps the limit to the byte, and what it makes: `chosen`
-    itself, or, where that is over the limit, the nearest choice by what the search knows."""
+    itself, or, where that is over the limit, with as few changes as keep it: what was measured
+    whole should stay what it was."""
     ground, types = prepared.ground, dict(chosen)
-    budget = prepared.free_bytes(limit)
     for _ in range(8):
         request = replace(ground.with_types(types), search=ground.request.search)
         made = preview(prepared.source, request, sink.progress)
         over = limit.taken(made) - limit.n_bytes
         if over <= 0:
             return request, made
-        budget = min(budget, _bytes_of(prepared, types)) - over
-        types = search.allocated(budget)
+        types = search.trimmed(types, over)
     raise DoesNotFit(
         f"no choice of types keeps {prepared.source.model.name} within {Bytes(limit.n_bytes)}",
         "ask for a little more",
-    )
-
-
-def _bytes_of(prepared: Prepared, types: Mapping[str, str]) -> int:
-    return sum(
-        next(d.size_bytes for d in ds if d.type == types[name])
-        for name, ds in prepared.damages.items()
     )

@@ -22,6 +22,7 @@ from localllm.quantize.run import kept_or_made, save_planned, source_for, warn_o
 from localllm.quantize.search.choices import bits_for
 from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import grouped
+from localllm.quantize.search.layers import stretches
 from localllm.quantize.search.rounding import kinds_with_a_choice
 from localllm.quantize.search.search import Search
 from localllm.quantize.search.trial import KnownAnswers
@@ -30,7 +31,7 @@ from localllm.quantize.size_judge import Verdict
 from localllm.quantize.size_make import Made, make, named
 from localllm.quantize.size_prepare import Limit, Prepared, limit_of, prepare, within
 from localllm.quantize.size_request import SizeAsked, check_beside
-from localllm.quantize.size_text import SomeText, texts_for
+from localllm.quantize.size_text import SomeText, Texts, texts_for
 from localllm.quantize.source import Source, hashed
 from localllm.registry import Model, Registry
 from localllm.ui import Bytes, Sink
@@ -95,7 +96,9 @@ def best_for_size(
     origin = find_model(model, registry)
     with source_for(origin, ["Q8_0"], registry, sink, dry_run) as opened:
         source = opened if dry_run else hashed(opened, sink.progress)
-        plain = _weighted(plain, given, asked, source, texts[0], registry, sink, dry_run=dry_run)
+        plain = _weighted(
+            plain, given, asked, source, texts.search, registry, sink, dry_run=dry_run
+        )
         known = None
         if not (again or dry_run or asked.fit or save_plan):
             known = searched_before(source, plain, registry, sink.progress)
@@ -114,7 +117,7 @@ def best_for_size(
             named_so = named(request, prepared).name or planned.name
             made = Made(request, replace(planned, name=named_so), "search", None)
         else:
-            made = make(prepared, request, preset, judged_by, texts[1], registry, sink)
+            made = make(prepared, request, preset, judged_by, texts.judge, registry, sink)
         if save_plan is not None:
             save_planned(save_plan, source, made.request)
             sink.note(f"wrote {save_plan}")
@@ -127,7 +130,7 @@ def best_for_size(
             preset_bytes=None if preset is None else preset.plan.size_bytes,
             verdict=made.verdict,
             search=found,
-            searched_with=None if asked.quick else texts[0].name,
+            searched_with=None if asked.quick else texts.searched_with,
             imatrix=None if plain.importance is None else plain.importance.path.name,
             took_s=time.monotonic() - begun,
         )
@@ -203,7 +206,7 @@ def _searched(
     prepared: Prepared,
     limit: Limit,
     asked: SizeAsked,
-    texts: tuple[SomeText, SomeText],
+    texts: Texts,
     registry: Registry,
     sink: Sink,
 ) -> tuple[Search, Found, KnownAnswers | None]:
@@ -229,8 +232,8 @@ def _searched(
             prepared.damages,
             prepared.n_layers,
             pinned=pinned,
-            measure=lambda types: base.trial.measure(types).mean.value,
-            measure_apart=lambda types: base.trial.measure(types, base.choose).mean.value,
+            measures=base.measures(),
+            measure_apart=base.measure_on(base.choose),
             until=until,
             parts=_parts(prepared, run_s, until),
             advance=lambda what: advance(1, what),
@@ -244,8 +247,9 @@ def _parts(prepared: Prepared, run_s: float, until: float) -> int:
     for parts in _PARTS:
         n_groups = len(grouped(prepared.damages, prepared.n_layers, parts))
         n_kinds = len(kinds_with_a_choice(prepared.damages))
-        # alone, many again, how each kind rounds, and time to quantize
-        if 2 * (n_groups + n_kinds) * run_s * 1.5 <= left:
+        n_stretches = len(stretches(prepared.damages, prepared.n_layers))
+        # alone, many again, how each kind rounds, each layer, and time to quantize
+        if (2 * (n_groups + n_kinds) + n_stretches) * run_s * 1.5 <= left:
             return parts
     return _PARTS[-1]
 

@@ -1,7 +1,8 @@
-"""The texts that a search is made with: three that share nothing.
+"""The texts that a search is made with, and their contexts.
 
-The importance matrix comes from the calibration text (or the user's own), the search from one
-part of the evaluation text (or the user's files), and the result is judged by the rest.
+The search reads the calibration text, as the importance matrix does, and chooses among the last
+few on a part of the evaluation text; or both on parts of the user's files that share nothing. The
+result is judged by the rest of the evaluation text, which nothing was made or chosen by.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from localllm.engine.quality_chunks import Chunk
     from localllm.engine.tokenizer import Tokenizer
 
-_SEARCHED = 4  # one part in so many of the evaluation text is for searching: the last
+_CHOSEN_BY = 4  # one part in so many of the evaluation text is for choosing: the last
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,21 @@ class SomeText:
     name: str
     content: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What to search with, to choose by, and to judge by. The first two are one text where it
+    is the user's own."""
+
+    search: SomeText
+    choose: SomeText
+    judge: SomeText
+
+    @property
+    def searched_with(self) -> str:
+        names = (self.search.name, self.choose.name)
+        return " and ".join(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
@@ -44,15 +60,18 @@ class Contexts:
 
 
 # Errors cluster by context, so many short ones tell more than few long ones of the same cost.
-SEARCH = Contexts(16, 64, 16)
-CHOOSE = Contexts(32, 192, 32)  # among the best few, in the search's text
+SEARCH = Contexts(32, 64, 16)
+# Whole choices are measured on as many sets of such contexts in turn: what one set's tokens say
+# of a group by chance, others do not, and a set more costs nothing but the original's answers.
+SETS = 4
+CHOOSE = Contexts(48, 192, 32)  # among the best few
 JUDGE = Contexts(32, 192, 32)
 
 
-def texts_for(paths: Sequence[Path]) -> tuple[SomeText, SomeText]:
-    """What to search with and what to judge by. Raises FileGone, UsageProblem."""
+def texts_for(paths: Sequence[Path]) -> Texts:
+    """The user's own text, else the built-in ones. Raises FileGone, UsageProblem."""
     from localllm.library.imatrix import read_texts
-    from localllm.texts import evaluation
+    from localllm.texts import calibration, evaluation
 
     whole = evaluation()
     if paths:
@@ -63,11 +82,13 @@ def texts_for(paths: Sequence[Path]) -> tuple[SomeText, SomeText]:
                 "searched with as well"
             )
         own = SomeText(" + ".join(given.names), given.content, given.sha256)
-        return own, SomeText(whole.name, whole.content, whole.sha256)
-    cut = whole.content.rfind("\n\n", 0, len(whole.content) * (_SEARCHED - 1) // _SEARCHED)
-    return (
-        _part(f"{whole.name}, last {_SEARCHED}th", whole.content[cut:]),
-        _part(f"{whole.name} without its last {_SEARCHED}th", whole.content[:cut]),
+        return Texts(own, own, SomeText(whole.name, whole.content, whole.sha256))
+    known = calibration()
+    cut = whole.content.rfind("\n\n", 0, len(whole.content) * (_CHOSEN_BY - 1) // _CHOSEN_BY)
+    return Texts(
+        SomeText(known.name, known.content, known.sha256),
+        _part(f"{whole.name}, last {_CHOSEN_BY}th", whole.content[cut:]),
+        _part(f"{whole.name} without its last {_CHOSEN_BY}th", whole.content[:cut]),
     )
 
 
@@ -80,6 +101,23 @@ def _part(name: str, content: str) -> SomeText:
 def contexts_of(text: SomeText, tokenizer: Tokenizer, wanted: Contexts) -> tuple[Chunk, ...]:
     """At most `wanted.n` contexts. Raises UsageProblem where the text gives fewer than two."""
     return _spread(_all_contexts(text, tokenizer, wanted.n_ctx, wanted.n_scored), wanted.n)
+
+
+def contexts_for(
+    texts: Texts, tokenizer: Tokenizer, search: Contexts, choose: Contexts
+) -> tuple[tuple[tuple[Chunk, ...], ...], tuple[Chunk, ...]]:
+    """`SETS` sets of contexts to search with, fewer where the text gives no more, and those to
+    choose by; none shares a token with another. Raises UsageProblem for too short a text."""
+    from dataclasses import replace
+
+    wanted = replace(search, n=search.n * SETS)
+    if texts.search is texts.choose:
+        found, others = apart(texts.search, tokenizer, wanted, choose)
+    else:
+        found = contexts_of(texts.search, tokenizer, wanted)
+        others = contexts_of(texts.choose, tokenizer, choose)
+    n_sets = max(1, len(found) // search.n)
+    return tuple(found[first::n_sets] for first in range(n_sets)), others
 
 
 def apart(

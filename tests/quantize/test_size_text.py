@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from localllm.errors import UsageProblem
-from localllm.quantize.size_text import CHOOSE, SEARCH, Contexts, SomeText, apart, contexts_of
+from localllm.quantize.size_text import (
+    CHOOSE,
+    SEARCH,
+    SETS,
+    Contexts,
+    SomeText,
+    Texts,
+    apart,
+    contexts_for,
+    contexts_of,
+)
 
 
 class Numbers:
@@ -63,3 +73,22 @@ def test_a_vocabulary_without_a_beginning_keeps_the_first_token() -> None:
     plain: Any = types.SimpleNamespace(bos=None, adds_bos=False, encode=Numbers().encode)
     search, _ = apart(numbered(5000), plain, SEARCH, CHOOSE)
     assert search[0].tokens == tuple(range(1, SEARCH.n_ctx + 1))
+
+
+@pytest.mark.parametrize(("n", "own", "n_sets"), [
+    (60_000, True, SETS), (40_000, True, 3), (6_000, True, 1), (1_000, True, 1),
+    (40_000, False, SETS), (6_000, False, 2), (1_000, False, 1),
+])  # fmt: skip
+def test_sets_of_contexts_share_nothing(n: int, own: bool, n_sets: int) -> None:
+    """As many as the text gives whole, of its beginning and its end alike."""
+    search = numbered(n)
+    other = search if own else SomeText("other", " ".join(str(n + i + 1) for i in range(n)), "")
+    sets, choose = contexts_for(Texts(search, other, search), TOKENIZER, SEARCH, CHOOSE)
+    assert len(sets) == n_sets
+    tokens = [{t for chunk in chunks for t in chunk.tokens} - {0} for chunks in (*sets, choose)]
+    assert sum(map(len, tokens)) == len(set().union(*tokens))
+    for chunks in sets:
+        assert len(sets) == 1 or len(chunks) >= SEARCH.n
+        assert all(len(chunk.tokens) == SEARCH.n_ctx for chunk in chunks)
+    if len(sets) > 1:
+        assert all(max(mine) > 0.8 * n for mine in tokens[:-1])

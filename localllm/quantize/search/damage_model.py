@@ -1,9 +1,9 @@
 """What is known of a model's damage: the sum over its tensors, and what is chosen by it.
 
 A tensor's damage is the weighted relative error of its type (`sensitivity`) times how much the
-model's answers suffer from error in tensors of its group (`curves`), and what the type's kernel
-loses by rounding activations (`rounding`); groups and types may be corrected by what whole
-choices showed (`whole`).
+model's answers suffer from error in tensors of its group (`curves`) and of its layer (`layers`),
+and what the type's kernel loses by rounding activations (`rounding`); groups and types may be
+corrected by what whole choices showed (`whole`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class DamageModel:
         self.curves = Curves()
         self.rounding = Rounding()
         self.factors = NO_FACTORS
+        self.layers: Mapping[str, float] = {}  # by tensor
         self.group_of = group_by_tensor(self.groups)
         self._by_type = {n: {d.type: d for d in ds} for n, ds in damages.items()}
         self._scale = {n: s for g in self.groups.values() for n, s in self._evened(g).items()}
@@ -47,6 +48,19 @@ class DamageModel:
         """The best choice by what is known now; with other `factors` than its own. Raises
         DoesNotFit where the smallest types exceed the budget."""
         return dict(self._allocation(budget_bytes, factors).types)
+
+    def trimmed(self, types: Mapping[str, str], bytes_over: int) -> dict[str, str] | None:
+        """One tensor's type changed, so that `bytes_over` are saved for the least damage. None
+        where no tensor alone has so many to spare."""
+        best: tuple[float, str, str] | None = None
+        for name, kind in types.items():
+            now = self._by_type[name][kind]
+            for other in self.wise[name]:
+                if other.size_bytes > now.size_bytes - bytes_over:
+                    continue
+                more = self._damage(other, self.factors) - self._damage(now, self.factors)
+                best = min(best or (more, name, other.type), (more, name, other.type))
+        return None if best is None else {**types, best[1]: best[2]}
 
     def bound(self, budget_bytes: int) -> float:
         """A prediction that no choice could be under."""
@@ -75,12 +89,13 @@ class DamageModel:
         return {n: usual / error for n, error in errors.items()}
 
     def _error_of(self, damage: Damage) -> float:
-        return damage.error * self._scale[damage.tensor]
+        return damage.error * self._scale[damage.tensor] * self.layers.get(damage.tensor, 1.0)
 
     def _damage(self, damage: Damage, factors: Factors) -> float:
         error = self._error_of(damage)
         lost = self.rounding.of(damage.tensor, damage.type)
         group = self.group_of[damage.tensor]
+        lost *= self.layers.get(damage.tensor, 1.0)
         return factors.of(group, damage.type) * (error * self.curves.slope(group, error) + lost)
 
     # --- of a choice ----------------------------------------------------------------------
@@ -93,6 +108,9 @@ class DamageModel:
     def predicted(self, types: Mapping[str, str]) -> float:
         """The damage of these tensors in these types, nats a token where it was measured."""
         return sum(self._damage(self._by_type[n][t], self.factors) for n, t in types.items())
+
+    def by_tensor(self, types: Mapping[str, str]) -> dict[str, float]:
+        return {name: self.predicted({name: kind}) for name, kind in types.items()}
 
     def by_group(self, chosen: Mapping[str, str]) -> dict[str, float]:
         return {

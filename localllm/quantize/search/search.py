@@ -2,11 +2,11 @@
 
 Damage is taken as a sum over tensors (`damage_model`), and what it takes to know it is measured:
 first each group alone, near the size wanted; then each kind of tensor in types that lose next to
-nothing else; then groups again where the types chosen lie far from what was measured, until they
-do not; then choices of the wanted size that differ by chance, whole, which corrects what groups
-and types count for beside each other (`whole`). A correction from few tokens overshoots, or is
-for the worse: what is chosen with it, with parts of it and without is measured whole on other
-text, and the best of them is taken.
+nothing else, and each layer; then groups again where the types chosen lie far from what was
+measured, until they do not; then choices of the wanted size that differ by chance, whole, which
+corrects what groups and types count for beside each other (`whole`). A correction from few tokens
+overshoots, or is for the worse: what is chosen with it, with parts of it and without is measured
+whole on other text, and the best of them is taken.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from localllm.quantize.search.damage_model import DamageModel
 from localllm.quantize.search.factors import NO_FACTORS, Factors
 from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import PARTS
+from localllm.quantize.search.layers import factors_of, stretches
 from localllm.quantize.search.rounding import PROBES, kinds_with_a_choice
 from localllm.quantize.search.sensitivity import Damage
 from localllm.quantize.search.whole import Observed, learn
@@ -37,7 +38,7 @@ _FAR = 1.7
 _ROUNDS = 3  # of choosing and measuring what was chosen far off
 _WHOLE = 2.5  # choices measured whole for each group
 # Standard deviations of the logarithms by which their groups' and types' damages vary.
-_GROUP_SPREAD, _TYPE_SPREAD = 0.5, 0.3
+_GROUP_SPREAD, _TYPE_SPREAD = 0.4, 0.25
 _LEAST_WHOLE = 8  # fewer say nothing
 _LEARN_EVERY = 12  # choices after which what they say is used for the next
 _SHARES = (1.0, 0.5, 0.25)  # of the correction, tried beside none
@@ -47,15 +48,16 @@ _SHARES = (1.0, 0.5, 0.25)  # of the correction, tried beside none
 class Search:
     """What is known of one model; `find` may be called for several sizes, and learns.
 
-    `damages` has the types each tensor may get, `pinned` types of others that stay. With
-    `measure` divergences are measured until the moment `until` (of time.monotonic), and with
-    `measure_apart` whole choices on other text; without `measure`, errors decide alone.
+    `damages` has the types each tensor may get, `pinned` types of others that stay. Divergences
+    are measured until the moment `until` (of time.monotonic) with the first of `measures`, whole
+    choices with each in turn (each has its own text), and the last few with `measure_apart` on
+    other text; without `measures`, errors decide alone.
     """
 
     damages: Mapping[str, Sequence[Damage]]
     n_layers: int
     pinned: Mapping[str, str] = field(default_factory=dict)
-    measure: Measure | None = None
+    measures: Sequence[Measure] = ()
     measure_apart: Measure | None = None
     until: float = float("inf")
     whole: float = _WHOLE
@@ -73,9 +75,10 @@ class Search:
         begun, runs, kld = time.monotonic(), self.runs, None
         self.model.factors = NO_FACTORS
         chosen = self.allocated(budget_bytes)
-        if self.measure is not None:
+        if self.measures:
             self._probe(budget_bytes)
             self._probe_rounding()
+            self._probe_layers(budget_bytes)
             for _ in range(_ROUNDS):
                 chosen = self.allocated(budget_bytes)
                 if not self._probe_far(chosen):
@@ -129,6 +132,25 @@ class Search:
                 measured.append((model.error(types) * len(names), nats))
             model.rounding.learn(kind, len(names), (error, kld), measured)
             model.curves.round_by(model.rounding.sum)
+
+    def _probe_layers(self, budget_bytes: int) -> None:
+        """Each layer alone, once; some at a time where there are many."""
+        model = self.model
+        if model.layers:
+            return
+        bits = bits_for(self.damages, budget_bytes)
+        ratios: dict[tuple[str, ...], float] = {}
+        damages: dict[str, float] = {}
+        for number, names in enumerate(stretches(self.damages, self.n_layers), 1):
+            types = {name: near(model.wise[name], bits) for name in names}
+            alone = model.by_tensor(types)
+            nats = self._run(f"layers, part {number}", types)
+            if nats is None:
+                return  # some alone would say nothing of the others
+            if sum(alone.values()) > 0:
+                ratios[names] = nats / sum(alone.values())
+                damages |= alone
+        model.layers = factors_of(ratios, damages, model.groups)
 
     def _probe_far(self, chosen: Mapping[str, str]) -> bool:
         """Groups whose types were chosen far from what was measured. True if there were any."""
@@ -199,11 +221,15 @@ class Search:
             )
             chosen = model.allocated(budget_bytes, varied)
             types = {**self.pinned, **chosen}
-            kld = None
+            kld, turn = None, number % len(self.measures)
             if time.monotonic() < until:
-                kld = self._run(f"choice {number} of {wanted}", types, needed=False)
+                kld = self._run(
+                    f"choice {number} of {wanted}", types,
+                    needed=False, measure=self.measures[turn],
+                )  # fmt: skip
             if kld is not None and kld > 0:
-                observed.append(Observed(model.by_group(chosen), model.by_type(chosen), kld))
+                damages = model.by_group(chosen), model.by_type(chosen)
+                observed.append(Observed(*damages, kld, turn))
             last = kld is None or number == wanted
             if len(observed) >= _LEAST_WHOLE and (last or len(observed) % _LEARN_EVERY == 0):
                 learned = learn(observed, rest)
@@ -214,7 +240,7 @@ class Search:
     # --- running --------------------------------------------------------------------------
 
     def _whole_run(self, label: str, chosen: Mapping[str, str]) -> float | None:
-        measure = self.measure_apart or self.measure
+        measure = self.measure_apart
         return self._run(label, {**self.pinned, **chosen}, needed=False, measure=measure)
 
     def _run(
@@ -222,13 +248,18 @@ class Search:
         needed: bool = True, measure: Measure | None = None,
     ) -> float | None:  # fmt: skip
         """None where time is over; where what was `needed` could not be run, that is noted."""
-        measure = measure or self.measure
+        measure = measure or next(iter(self.measures), None)
         if measure is None or time.monotonic() >= self.until:
             self.stopped |= needed
             return None
         self.advance(label)
         self.runs += 1
         return measure(types)
+
+    def trimmed(self, types: Mapping[str, str], bytes_over: int) -> dict[str, str]:
+        """`types` with so many bytes less, changed as little as can be."""
+        smaller = self.model.trimmed(types, bytes_over)
+        return smaller or self.allocated(self.model.size_bytes(types) - bytes_over)
 
     def settled(self, found: Found, planned: Mapping[str, str]) -> Found:
         """`found` as it came out in a plan, where a last few bytes may have changed a type. What

@@ -71,7 +71,7 @@ class Trial(Closing):
         self._room = kept_bytes
         self._pool = ThreadPoolExecutor(max_workers=n_threads)
         self._judge = Judge(context, n_threads)
-        self._usual = KnownAnswers(tuple(chunks), self._judge.references(tuple(chunks)))
+        self.usual = KnownAnswers(tuple(chunks), self._judge.references(tuple(chunks)))
         live.settle()
 
     def can_change(self, name: str) -> bool:
@@ -84,7 +84,7 @@ class Trial(Closing):
         contexts. Raises DamagedFile for NaN."""
         from localllm.engine.quality import kld_sample
 
-        by = by or self._usual
+        by = by or self.usual
         self._set({name: kind.lower() for name, kind in types.items() if self.can_change(name)})
         return kld_sample(self._context, by.chunks, by.references, self._n_threads)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,31 @@ def test_a_common_factor_changes_no_choice() -> None:
     found = learn(observations(np.full(12, 1.7), 40, 0.0, 0.0), 0.0)
     assert list(found.groups.values()) == pytest.approx([1.0] * 12, abs=0.05)
     assert list(found.types.values()) == pytest.approx([1.0] * 4, abs=0.05)
+
+
+def test_texts_of_another_difficulty_are_told_from_groups_that_count_for_more() -> None:
+    true = np.array([0.6] * 4 + [1.0] * 4 + [1.6] * 4)
+    easy, hard = (0.5, 2.0)
+    seen = [
+        replace(one, kld=one.kld * (easy, hard)[i % 2], turn=i % 2)
+        for i, one in enumerate(observations(true, 60, 0.02, 0.0))
+    ]
+    found = learn(seen, 0.0)
+    got = np.array([found.groups[g] for g in GROUPS])
+    assert np.corrcoef(np.log(got), np.log(true))[0, 1] > 0.9
+    assert got[:4].mean() < 0.85 and got[8:].mean() > 1.15
+
+
+def test_what_one_text_says_by_chance_others_do_not() -> None:
+    """Of four texts two count a group twice, two not at all."""
+    seen = []
+    for i, one in enumerate(observations(np.ones(12), 80, 0.02, 0.0)):
+        more = one.by_group["g3"] * (1.0 if i % 2 else -1.0)
+        seen.append(replace(one, kld=one.kld + more, turn=i % 4))
+    all_of_them = learn(seen, 0.0).groups["g3"]
+    misled = learn([replace(one, turn=0) for one in seen[1::2]], 0.0).groups["g3"]
+    assert misled > 1.3
+    assert all_of_them == pytest.approx(1.0, abs=0.3 * (misled - 1.0))
 
 
 def test_what_was_right_stays() -> None:
