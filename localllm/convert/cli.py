@@ -21,8 +21,9 @@ def convert_command(
         str,
         typer.Option(
             "--outtype",
-            metavar="auto|f32|f16|bf16|q8_0",
-            help="The type of the matrices; auto keeps 16-bit ones as they are.",
+            metavar="auto|f32|f16|bf16|q8_0|tq1_0|tq2_0",
+            help="The type of the matrices; auto keeps 16-bit ones as they are, tq1_0 and tq2_0 "
+            "are for ternary models.",
         ),
     ] = "auto",
     mmproj: Annotated[
@@ -34,7 +35,8 @@ def convert_command(
         typer.Option(
             "--base",
             metavar="MODEL|FOLDER",
-            help="An adapter's base model; its config.json is enough.",
+            help="An adapter's base model; its config.json is enough. Default: the one that it "
+            "names, where that is here.",
         ),
     ] = None,
     pre_tokenizer: Annotated[
@@ -61,6 +63,8 @@ def convert_command(
         raise UsageProblem(f"{outtype!r} is none of {', '.join(OUT_TYPES)}")
     registry = Registry.open()
     subject = find_subject(model, registry, mmproj=mmproj, base=base)
+    if subject.kind == "adapter" and chosen.startswith("tq"):
+        raise UsageProblem(f"adapters are not stored as {chosen}", "--outtype f16")
     request = ConvertRequest(chosen, pre_tokenizer, name)
     try:
         done = convert(subject, request, registry, sink.progress, sink.note, dry_run=dry_run)

@@ -42,6 +42,7 @@ _HALF = re.compile(r"^\[ *\d+/ *\d+\] .+, type = *\w+,$")  # the rest follows a 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it kills
+    _keep_stdout()
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     llama = native.lib()
@@ -51,6 +52,13 @@ def main() -> None:
         request = json.loads(requests.get())
         _send("commit", commit=(commit or b"unknown").decode())
         _serve(llama, request)
+
+
+def _keep_stdout() -> None:
+    """Nobody but `_send` writes to the parent: a dying ggml starts a debugger, which prints."""
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
 
 
 def _serve(llama: Any, request: dict[str, Any]) -> None:

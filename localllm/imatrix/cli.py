@@ -46,6 +46,16 @@ def imatrix_command(
     chunk_size: Annotated[
         int, typer.Option("--chunk-size", min=16, help="Tokens in a chunk, each on its own.")
     ] = 512,
+    from_chunk: Annotated[
+        int, typer.Option("--from-chunk", min=0, help="Pass over so many chunks of the text.")
+    ] = 0,
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special",
+            help="Read control tokens that the text spells out, such as <|im_end|>, as tokens.",
+        ),
+    ] = False,
     output: Annotated[
         bool,
         typer.Option(
@@ -91,7 +101,9 @@ def imatrix_command(
     options = ImatrixOptions(
         chunk_size=chunk_size,
         n_chunks=chunks,
+        first_chunk=from_chunk,
         output=output,
+        parse_special=parse_special,
         n_threads=threads or 0,
         n_gpu_layers=n_gpu_layers,
         require_gpu=require_gpu,

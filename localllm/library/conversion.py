@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from localllm import __version__
 from localllm.library.conversion_needs import estimated_bytes
-from localllm.library.conversion_subject import Subject
+from localllm.library.conversion_subject import Subject, inputs_of
 from localllm.library.derive import (
     base_name,
     checked_name,
@@ -20,6 +20,7 @@ from localllm.library.derive import (
     parent_of,
     register_derived,
     require_room,
+    shards_of,
 )
 from localllm.library.lineage import lineage_metadata
 from localllm.registry import Lineage, Model, Registry
@@ -154,12 +155,14 @@ def _shares(total: int, advance: Callable[[int], None]) -> Callable[[int, int], 
 def made_before(model: Model, registry: Registry, progress: Progress) -> Model | None:
     """A whole GGUF of `model` in 16 or 32 bits that was converted before and is still there."""
     _, digest = parent_of(model, progress)
+    folder = model.weights[0].path.parent
     for known in registry.models():
         made = known.lineage
         if made is None or made.operation != "convert" or made.parents[0][1] != digest:
             continue
         whole = known.format == "gguf" and known.file_type in ("F16", "BF16", "F32")
-        if whole and all(f.path.exists() for f in known.files):
+        here = whole and all(f.path.exists() for f in known.files)
+        if here and dict(made.inputs) == inputs_of(folder) | shards_of(model, progress):
             return known
     return None
 
@@ -183,7 +186,8 @@ def lineage_of(
     versions = {"localllm": __version__, "converter": converter.version}
     versions |= {name: version(name) for name in ("torch", "transformers")}
     parent = parent_of(subject.model, progress)
-    return Lineage("convert", (parent,), shlex.join(words), parameters, subject.inputs, versions)
+    inputs = {**subject.inputs, **shards_of(subject.model, progress)}
+    return Lineage("convert", (parent,), shlex.join(words), parameters, inputs, versions)
 
 
 def _name(subject: Subject, request: ConvertRequest) -> str:

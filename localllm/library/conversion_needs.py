@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "auto": 16.0}
+_BITS = {
+    "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "tq1_0": 1.6875, "tq2_0": 2.0625,
+    "auto": 16.0,
+}  # fmt: skip
 
 
 def estimated_bytes(folder: Path, out_type: str, kind: str) -> int:

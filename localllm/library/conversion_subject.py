@@ -8,9 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from localllm.errors import DamagedFile, UsageProblem
+from localllm.errors import (
+    AmbiguousModel,
+    DamagedFile,
+    InvalidReference,
+    ModelNotFound,
+    UsageProblem,
+)
 from localllm.library.find import find_model
 from localllm.library.stamp import Stamp
+from localllm.refs import ModelRef
 from localllm.registry import Model, Registry
 
 if TYPE_CHECKING:
@@ -65,7 +72,9 @@ def find_subject(
     kind: Literal["model", "mmproj", "adapter"] = "mmproj" if mmproj else found.kind
     if found.kind == "adapter" and mmproj:
         raise UsageProblem(f"{model.name} is an adapter: it has no vision or audio part")
-    base_folder = _base(model, found, base, registry) if kind == "adapter" else None
+    base_name, base_folder = None, None
+    if kind == "adapter":
+        base_name, base_folder = _base(model, found, base, registry)
     if kind != "adapter":
         _check_config(folder, model.name)
     if kind == "model":
@@ -79,17 +88,21 @@ def find_subject(
         auto_type=_auto_type(found),
         is_f32=next(iter(found.dtypes), None) == "F32",
         base=base_folder,
-        base_name=base,
-        inputs=_inputs(base_folder or folder, found),
+        base_name=base_name,
+        inputs=inputs_of(*((base_folder, folder) if base_folder else (folder,))),
     )
 
 
 def _base(
     model: Model, found: SafetensorsModel, base: str | None, registry: Registry
-) -> Path:  # fmt: skip
-    """The folder with the config.json of an adapter's base model; weights are not needed."""
+) -> tuple[str, Path]:
+    """What an adapter's base model is called, and the folder with its config.json; weights are
+    not needed. What the adapter itself names is taken where it is here."""
     named = found.config.get("base_model_name_or_path")
     if base is None:
+        folder = _here(named, registry) if isinstance(named, str) and named else None
+        if folder is not None:
+            return str(named), folder
         raise UsageProblem(
             f"{model.name} is an adapter" + (f" of {named}" if isinstance(named, str) else "")
             + ": its base model's config.json is needed",
@@ -99,7 +112,18 @@ def _base(
     if not (folder / "config.json").is_file():
         folder = find_model(base, registry).files[0].path.parent
     _check_config(folder, base)
-    return folder
+    return base, folder
+
+
+def _here(named: str, registry: Registry) -> Path | None:
+    """The folder of a model as an adapter names it: a path, or a repository of the hub."""
+    if (Path(named) / "config.json").is_file():
+        return Path(named)
+    try:
+        folder = registry.resolve(ModelRef.parse(f"hf:{named}")).files[0].path.parent
+    except (ModelNotFound, AmbiguousModel, InvalidReference):
+        return None
+    return folder if (folder / "config.json").is_file() else None
 
 
 def _check_config(folder: Path, name: str) -> None:
@@ -133,14 +157,27 @@ def _auto_type(found: SafetensorsModel) -> str:
     return {"F16": "F16", "F32": "F16"}.get(dtype, "BF16")
 
 
-def _inputs(folder: Path, found: SafetensorsModel) -> dict[str, str]:
-    """Digests of what the result also depends on: configuration and tokenizer."""
-    digests = {}
-    for name in ("config.json", *_TOKENIZERS[:2]):
-        path = folder / name
-        if path.is_file():
-            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    if len(found.files) > 1:
-        listed = "".join(f"{p.name} {p.stat().st_size}\n" for p in found.files)
-        digests["shards"] = hashlib.sha256(listed.encode()).hexdigest()
+# What the converter reads beside weights; a model card changes no weight and no token.
+_READ = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+_NAMED = ("config.json", *_TOKENIZERS[:2])
+_LARGEST_BYTES = 256 << 20  # more is no tokenizer: somebody's data lies beside the model
+
+
+def inputs_of(*folders: Path) -> dict[str, str]:
+    """Digests of what the result also depends on: configuration, tokenizer, chat template. Those
+    that nearly every model has by name, of the others one together."""
+    digests, others = {}, []
+    for folder in folders:
+        for path in sorted((*folder.glob("*"), *folder.glob("[!.]*/*"))):
+            if path.suffix.lower() not in _READ or not path.is_file():
+                continue
+            if path.stat().st_size <= _LARGEST_BYTES:
+                name = path.relative_to(folder).as_posix()
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                if name in _NAMED and name not in digests:
+                    digests[name] = digest
+                else:
+                    others.append(f"{name} {digest}\n")
+    if others:
+        digests["other_files"] = hashlib.sha256("".join(others).encode()).hexdigest()
     return digests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -49,6 +50,19 @@ def checked_name(text: str) -> str:
     return text
 
 
+def require_plain(model: Model, what: str) -> None:
+    """Raise UsageProblem for a model with adapters attached, of which `what` would know nothing."""
+    if not model.attached:
+        return
+    adapters = [path for path, _ in model.attached]
+    words = ["localllm", "merge", str(model.path)]
+    words += [word for path in adapters for word in ("--lora", str(path))]
+    raise UsageProblem(
+        f"{model.name} runs with the adapter {adapters[0].name}, which {what} would leave out",
+        shlex.join(words),
+    )
+
+
 def parent_of(model: Model, progress: Progress) -> tuple[str, str | None]:
     """How lineage names a parent: by name and by the digest of its first weights file, which
     is taken now where the registry has none yet."""
@@ -62,10 +76,10 @@ def parent_of(model: Model, progress: Progress) -> tuple[str, str | None]:
 
 
 def with_digest(model: Model, progress: Progress) -> Model:
-    """`model` with the digests of its first weights file and of its adapters, which are taken now
-    where nobody took them yet: what asks for them often (lineage, reuse, measurements) then reads
+    """`model` with the digests of its weights and of its adapters, which are taken now where
+    nobody took them yet: what asks for them often (lineage, reuse, measurements) then reads
     the files once."""
-    wanted = (*model.weights[:1], *model.with_role("adapter"))
+    wanted = (*model.weights, *model.with_role("adapter"))
 
     def hashed(file: StoredFile) -> StoredFile:
         if file not in wanted or file.sha256 is not None:
@@ -74,6 +88,23 @@ def with_digest(model: Model, progress: Progress) -> Model:
             return replace(file, sha256=digest_of(file.path, advance))
 
     return replace(model, files=tuple(map(hashed, model.files)))
+
+
+def content_of(model: Model, progress: Progress) -> str | None:
+    """What tells its weights from others: the digest of the file, or one of all shards' digests,
+    since a first shard often holds metadata alone. Taken now where nobody took them yet; None
+    for a model without weights."""
+    digests = [file.sha256 or "" for file in with_digest(model, progress).weights]
+    if len(digests) < 2:
+        return digests[0] if digests else None
+    return hashlib.sha256("+".join(digests).encode()).hexdigest()
+
+
+def shards_of(model: Model, progress: Progress) -> dict[str, str]:
+    """What lineage adds to a parent's digest, which is of its first file, where it has more."""
+    if len(model.weights) < 2:
+        return {}
+    return {"shards": content_of(model, progress) or ""}
 
 
 def digest_of(path: Path, advance: Callable[[int], None]) -> str:
@@ -128,7 +159,9 @@ def register_derived(
                 Staged(path, file_name, path.stat().st_size, sha256, role)
                 for file_name, (path, sha256) in zip(_names(stem, len(made)), made, strict=True)
             ),
-        )
+        ),
+        # another process may have taken the name since: then this one gets the next
+        lambda known: same_lineage(known.lineage, lineage),
     )
 
 

@@ -34,12 +34,17 @@ def find_gguf(text: str, registry: Registry) -> Model:
             "pull a GGUF variant of it: localllm pull --list org/repo",
         )
     if model.format != "gguf":
-        adapter = model.format == "adapter"
-        raise DamagedFile(
-            f"{model.name} is no language model but {'an' if adapter else 'a'} {model.format} file",
-            f"localllm merge BASE {model.name} makes a model of it" if adapter else None,
-        )
+        raise no_model(model)
     return model
+
+
+def no_model(model: Model) -> DamagedFile:
+    """The error for a file that is something else than the model that is needed."""
+    adapter = model.format == "adapter"
+    return DamagedFile(
+        f"{model.name} is no language model but {'an' if adapter else 'a'} {model.format} file",
+        f"localllm merge BASE --lora {model.name} makes a model of it" if adapter else None,
+    )
 
 
 def find_runnable(text: str, registry: Registry) -> Model:

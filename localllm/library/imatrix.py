@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm import texts
-from localllm.errors import FileGone, LocalLLMError, UsageProblem
-from localllm.library.derive import parent_of
-from localllm.library.imatrix_run import (
+from localllm.errors import FileGone, LocalLLMError
+from localllm.library.derive import content_of, require_plain
+from localllm.library.imatrix_job import (
     CalibrationText,
     ImatrixOptions,
     Job,
@@ -26,8 +26,9 @@ from localllm.library.imatrix_run import (
     QuietExperts,
     matrix_name,
     quiet_experts,
-    run,
 )
+from localllm.library.imatrix_run import run
+from localllm.library.textfile import read_utf8
 from localllm.registry import Model, Registry
 from localllm.registry.matrices import keep_matrix, matrices, matrix_path
 from localllm.ui import Progress
@@ -57,7 +58,7 @@ def find_imatrix(model: Model, registry: Registry) -> Path | None:
     from localllm.formats.imatrix import read_imatrix
 
     kept = matrices(registry, matrix_name(model))
-    digest = parent_of(model, Silent())[1] if kept else None
+    digest = content_of(model, Silent()) if kept else None
     for path in kept:
         try:
             facts = read_imatrix(path).facts
@@ -86,30 +87,11 @@ def builtin_text() -> CalibrationText:
 def read_texts(paths: Sequence[Path]) -> CalibrationText:
     """The texts of these files, one after another. Raises FileGone, and UsageProblem for what is
     no UTF-8 text."""
-    contents, digests = [], []
-    for path in paths:
-        raw = _read(path)
-        try:
-            contents.append(raw.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise UsageProblem(
-                f"{path} is no UTF-8 text (byte {error.start})",
-                f"iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}.utf8.txt",
-            ) from None
-        if "\0" in contents[-1]:
-            raise UsageProblem(f"{path} is no text: it holds zero bytes")
-        digests.append(hashlib.sha256(raw).hexdigest())
+    contents = [read_utf8(path) for path in paths]
+    digests = [hashlib.sha256(content.encode()).hexdigest() for content in contents]
     names = tuple(path.name for path in paths)
-    return CalibrationText(names, "\n".join(contents), " ".join(digests))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileGone(f"there is no file {path}") from None
-    except OSError as error:
-        raise LocalLLMError(f"{path} cannot be read: {error.strerror}") from None
+    whole = "\n".join(content.removeprefix("\ufeff") for content in contents)
+    return CalibrationText(names, whole, " ".join(digests))
 
 
 def make_imatrix(
@@ -131,9 +113,10 @@ def make_imatrix(
     anew. Raises UsageProblem (text too short, a checkpoint of another model), DamagedFile,
     DiskFull, HomeUnwritable, EngineError, Interrupted, and what opening a model raises.
     """
+    require_plain(model, "its importance matrix")
     text, options = text or builtin_text(), options or ImatrixOptions()
     begun = time.perf_counter()
-    job = Job(model, parent_of(model, progress)[1], text, options)
+    job = Job(model, content_of(model, progress), text, options)
     if out is not None:
         if not out.parent.is_dir():
             raise FileGone(f"there is no folder {out.parent}")

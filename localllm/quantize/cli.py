@@ -9,7 +9,6 @@ from localllm.quantize.measuring import Asked, show_ladder, show_measured
 from localllm.quantize.requests import Given
 from localllm.quantize.run import run_all
 from localllm.quantize.size_request import check_beside, size_asked
-from localllm.quantize.size_views import show_best
 from localllm.quantize.views import several
 from localllm.registry import Registry
 from localllm.ui import Sink
@@ -86,6 +85,8 @@ def quantize_command(
     measured.check(dry_run=dry_run, save_plan=save_plan, fits=fit, searches=searches)
     asked = size_asked(size, bpw, fit, n_ctx if not ladder else None, budget, quick, text or ())
     if asked is not None:
+        from localllm.quantize.size_views import show_best  # half of all modules of this command
+
         check_beside(given, ladder=ladder)
         return show_best(
             model, given, asked, registry, sink,

@@ -37,12 +37,12 @@ def converted_source(
     from localllm.formats.convert import find_converter
 
     converter = find_converter(registry.home / "converter")
-    how = {"converted": request.out_type}
+    how, versions = {"converted": request.out_type}, {"converter": converter.version}
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="localllm-plan-") as folder:
             header = Path(folder) / "header.gguf"
             run(subject, request, converter, None, header, sink.progress, header_only=True)
-            yield source_of([header], model, how, {"converter": converter.version})
+            yield source_of([header], model, how, subject.inputs, versions)
         return
     lineage = lineage_of(subject, request, converter, sink.progress)
     key = f"convert for quantize {lineage.parents}"
@@ -52,7 +52,7 @@ def converted_source(
         try:
             _check_room(made_path.parent, subject, request, types, sink)
             run(subject, request, converter, None, made_path, sink.progress)
-            yield source_of([made_path], model, how, {"converter": converter.version})
+            yield source_of([made_path], model, how, subject.inputs, versions)
         finally:
             made_path.unlink(missing_ok=True)
 

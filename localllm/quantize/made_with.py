@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from localllm import __version__
-from localllm.library.derive import parent_of
+from localllm.library.derive import parent_of, shards_of
 from localllm.quantize.plan import Request
 from localllm.quantize.source import Source
 from localllm.registry import Lineage
@@ -27,14 +27,17 @@ def lineage_of(
     parameters = request.recipe.parameters() | dict(source.parameters)
     if request.search is not None:
         parameters["search"] = dict(request.search)
-    inputs = {}
+    inputs = dict(source.inputs)
     if (weights := request.importance) is not None:
-        inputs = {"imatrix": weights.sha256, **weights.inputs}
+        inputs |= {"imatrix": weights.sha256, **weights.inputs}
         if weights.chosen:
             parameters["imatrix_entries"] = list(weights.chosen)
-    first = source.model.weights[0] if source.model.weights else None
-    known = hash_parent or first is None or first.sha256 is not None
-    parent = parent_of(source.model, progress) if known else (source.model.name, _UNKNOWN_DIGEST)
+    if hash_parent or all(file.sha256 is not None for file in source.model.weights):
+        parent = parent_of(source.model, progress)
+        inputs |= shards_of(source.model, progress)
+    else:
+        parent = source.model.name, _UNKNOWN_DIGEST
+        inputs |= {"shards": _UNKNOWN_DIGEST} if source.model.weights[1:] else {}
     return Lineage(
         "quantize",
         (parent,),

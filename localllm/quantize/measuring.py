@@ -34,10 +34,10 @@ class Asked:
     @property
     def options(self) -> MeasureOptions | None:
         """How to measure, where that was asked for."""
-        from localllm.quantize.measured.measurer import MeasureOptions
-
         if not self.measure:
             return None
+        from localllm.quantize.measured.measurer import MeasureOptions
+
         return MeasureOptions(self.texts, self.chunks, again=self.again)
 
     def check(

@@ -117,7 +117,7 @@ AllowRequantize = Annotated[
         "--allow-requantize", help="Take a source that is quantized already (loses quality)."
     ),
 ]
-Threads = Annotated[int, typer.Option("--threads", "-t", min=0, help="0: all cores.")]
+Threads = Annotated[int, typer.Option("--threads", "-t", min=0, max=1024, help="0: all cores.")]
 MaxMemory = Annotated[
     int | None,
     typer.Option("--max-memory", metavar="MiB", min=1, help="Memory for the rows at work (256)."),

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localllm.errors import DamagedFile, UsageProblem
+from localllm.errors import DamagedFile
 from localllm.quantize.filesize import file_sizes, shard_order
+from localllm.quantize.plan_checks import check_layers, check_plan
 from localllm.quantize.recipe import Recipe, Scalar
 from localllm.quantize.source import Source
 
@@ -105,7 +106,7 @@ def make_plan(source: Source, request: Request, quantizer: Quantizer) -> Plan:
     """
     from localllm.engine.quantize import ImportanceFile
 
-    _check_layers(source, request.recipe)
+    check_layers(source, request.recipe)
     # that there is one changes types; what is in it does not
     importance = ImportanceFile(Path(), ()) if request.importance else None
     report = quantizer.plan(source.path, engine_options(source, request, {}, importance))
@@ -122,7 +123,7 @@ def make_plan(source: Source, request: Request, quantizer: Quantizer) -> Plan:
         requantized=_requantized(report.tensors),
         llama_commit=report.llama_commit,
     )
-    _check(source, request, plan)
+    check_plan(source, request, plan)
     return plan
 
 
@@ -145,75 +146,6 @@ def _requantized(tensors: tuple[TensorPlan, ...]) -> dict[str, int]:
         if t.from_type != t.to_type and t.from_type.lower() not in FLOATS:
             found[t.from_type] = found.get(t.from_type, 0) + 1
     return found
-
-
-def _check(source: Source, request: Request, plan: Plan) -> None:
-    if plan.requantized and not request.allow_requantize:
-        most = max(plan.requantized, key=lambda name: plan.requantized[name])
-        raise UsageProblem(
-            f"{source.model.name} is quantized already ({most}): quantized again it loses more "
-            "than from F16 or BF16",
-            "take the F16 or BF16 of this model, or say --allow-requantize",
-        )
-    if plan.needs_imatrix and request.importance is None:
-        raise UsageProblem(
-            f"{plan.type} needs an importance matrix for this model",
-            "--imatrix auto (or FILE), or take Q3_K_S, which needs none",
-        )
-    _check_weighted(request, plan)
-    if request.planned is not None:
-        _check_planned(request.planned, plan)
-
-
-def _check_weighted(request: Request, plan: Plan) -> None:
-    """That the importance matrix has the tensors for which llama.cpp will not do without."""
-    from localllm.engine.ftypes import needs_imatrix
-    from localllm.quantize.importance import unweighted
-
-    if request.importance is None:
-        return
-    types = {t.name: t.to_type for t in plan.tensors}
-    for name in unweighted(request.importance, plan.tensors, request.recipe.prune_layers):
-        if needs_imatrix(types[name], plan.type):
-            raise UsageProblem(
-                f"the importance matrix says nothing of {name}, which {types[name]} needs",
-                f"leave out --exclude-weights, or --tensor-type '^{name}$=q3_k'",
-            )
-
-
-def _check_planned(planned: Mapping[str, str], plan: Plan) -> None:
-    """That each tensor a plan names is there and gets the type which the plan gives it."""
-    tensors = {t.name: t for t in plan.tensors}
-    fell = {f.tensor for f in plan.fallbacks}
-    if missing := [name for name in planned if name not in tensors]:
-        more = f" (nor {len(missing) - 1} more of its tensors)" if missing[1:] else ""
-        raise UsageProblem(f"the plan is of another model: this one has no {missing[0]}{more}")
-    for name, kind in planned.items():
-        made = tensors[name]
-        if made.to_type.lower() != kind:
-            why = f" (its rows have {made.shape[0]} elements)" if name in fell else ""
-            raise UsageProblem(
-                f"the plan gives {name} the type {kind}, llama.cpp {made.to_type}{why}",
-                "change that line of the plan",
-            )
-
-
-def _check_layers(source: Source, recipe: Recipe) -> None:
-    if not recipe.prune_layers:
-        return
-    n_layers = source.n_layers
-    if recipe.prune_layers[-1] >= n_layers or len(recipe.prune_layers) >= n_layers:
-        raise UsageProblem(
-            f"{source.model.name} has the layers 0 to {n_layers - 1}, and at least one must stay"
-        )
-    arch = source.gguf.architecture
-    for key in source.gguf.metadata:
-        info = source.gguf.metadata.info(key)
-        if key.startswith(f"{arch}.") and info.element_type and info.length == n_layers:
-            raise UsageProblem(
-                f"layers of {source.model.name} cannot be left out: {key} has a value for each "
-                "layer, which llama.cpp would not shorten"
-            )
 
 
 def is_quantized(type_name: str) -> bool:

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localllm.engine.ftypes import ftype
 from localllm.errors import DamagedFile, FileGone, UsageProblem
-from localllm.quantize.recipe import Recipe, type_name
+from localllm.quantize.recipe import Recipe, mixes, type_name
 
 if TYPE_CHECKING:
     from localllm.engine.quantize import TensorPlan
@@ -64,13 +65,25 @@ def load_plan(path: Path) -> tuple[Recipe, dict[str, str]]:
         tensors = {str(name): type_name(kind) for name, kind in document["tensors"].items()}
         recipe = Recipe(
             type=document["type"],
-            tensor_types=patterns_of(tensors),
+            **_types(document["type"], tensors),
             prune_layers=tuple(int(n) for n in document.get("prune_layers", ())),
             metadata=_metadata(document.get("metadata", {})),
         )
         return recipe.checked(), tensors
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedFile(f"{path.name} is damaged: {error!r}") from None
+
+
+def _types(preset: str, tensors: Mapping[str, str]) -> dict[str, Any]:
+    """How the recipe says them. Of presets that do not mix (F16, COPY) llama.cpp lets embedding
+    and output differ alone; whether all others have the types of the plan is seen when it is
+    compared with what comes out."""
+    if mixes(ftype(preset)):
+        return {"tensor_types": patterns_of(tensors)}
+    return {
+        "token_embedding_type": tensors.get("token_embd.weight"),
+        "output_tensor_type": tensors.get("output.weight"),
+    }
 
 
 def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Recipe:
     def checked(self) -> Recipe:
         """The same with llama.cpp's own spelling of every type. Raises UsageProblem."""
         preset = ftype(self.type)
-        if self.tensor_types and not _mixes(preset):
+        if self.tensor_types and not mixes(preset):
             raise UsageProblem(
                 f"{preset.name} gives all tensors one type: tensor types do not count there",
                 "choose a quantized type such as Q8_0 beside --tensor-type",
@@ -71,7 +71,7 @@ def _named(text: str | None) -> str | None:
     return None if text is None else type_name(text)
 
 
-def _mixes(preset: Ftype) -> bool:
+def mixes(preset: Ftype) -> bool:
     """llama.cpp looks at tensor types only where the preset's own type is a quantized one."""
     return preset.base not in ("f32", "f16", "bf16") and not preset.copies
 

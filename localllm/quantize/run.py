@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from localllm.errors import DamagedFile
-from localllm.library.find import find_model
+from localllm.library.derive import require_plain
+from localllm.library.find import find_model, no_model
 from localllm.library.imatrix import find_imatrix, make_imatrix
 from localllm.quantize.convert_first import converted_source
 from localllm.quantize.importance import Importance, chosen_words, pending_importance
@@ -76,7 +76,8 @@ def source_for(
     """The model itself if it is a GGUF; one of safetensors is converted first, for as long as
     the block runs. `types` are what is to be made of it, for the room that takes."""
     if model.format not in ("gguf", "safetensors", "mmproj"):
-        raise DamagedFile(f"{model.name} is no model but a {model.format} file")
+        raise no_model(model)
+    require_plain(model, "a quantization of it")
     if model.format == "safetensors":
         with converted_source(model, types, registry, sink, dry_run=dry_run) as source:
             yield source

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 class Source:
     """The GGUF that is read and the model that lineage names as its parent.
 
-    They are the same, unless the model was converted first (`parameters` and `versions` then
-    say how). `stamps` are of the files of `gguf`.
+    They are the same, unless the model was converted first (`parameters`, `inputs` and
+    `versions` then say how). `stamps` are of the files of `gguf`.
     """
 
     model: Model
     gguf: GGUFModel
     stamps: tuple[Stamp, ...]
     parameters: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -70,10 +71,11 @@ def source_of(
     files: list[Path],
     model: Model,
     parameters: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> Source:
     """GGUF `files` (shards in order) that were made from `model`, or are its own."""
     from localllm.formats.gguf import read_model
 
     stamps = tuple(Stamp.of(path) for path in files)
-    return Source(model, read_model(files), stamps, parameters or {}, versions or {})
+    return Source(model, read_model(files), stamps, parameters or {}, inputs or {}, versions or {})

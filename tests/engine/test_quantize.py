@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -222,7 +223,7 @@ def test_a_native_crash_is_one_line(llama_path: Path, tmp_path: Path) -> None:
 def test_a_full_disk(llama_path: Path, tmp_path: Path) -> None:
     link = tmp_path / "out.gguf"
     link.symlink_to("/dev/full")
-    with pytest.raises((DiskFull, EngineError), match=r"cannot write|no room"):
+    with pytest.raises((DiskFull, EngineError), match=r"cannot be written|no room"):
         quantize(llama_path, link, QuantizeOptions("Q8_0", n_threads=1))
     assert Path("/dev/full").exists()
 
@@ -271,3 +272,40 @@ def test_killed_in_the_middle(llama_path: Path, tmp_path: Path, number: signal.S
         while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not Path(f"/proc/{child}").exists()
+
+
+def test_what_native_code_prints_is_no_event(
+    llama_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a debugger is installed, a dying ggml starts it, and it prints to stdout."""
+    from localllm.engine import quantize_process
+
+    def noisy(*args: object, **more: Any) -> subprocess.Popen[str]:
+        command = list(args[0])  # type: ignore[call-overload]
+        command[2] = command[2].replace(
+            "; main()",
+            "; import ctypes, localllm.engine.quantize_child as c; serve = c._serve\n"
+            "def loud(*a):\n    ctypes.CDLL(None).puts(b'[New LWP 1]'); serve(*a)\n"
+            "c._serve = loud; main()",
+        )
+        return popen(command, **more)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(quantize_process.subprocess, "Popen", noisy)
+    options = QuantizeOptions("Q8_0", n_threads=1)
+    assert quantize(llama_path, tmp_path / "out.gguf", options).tensors
+
+
+def test_killed_by_the_system_memory_is_named(llama_path: Path, tmp_path: Path) -> None:
+    from localllm.engine.quantize import Quantizer
+
+    with Quantizer() as quantizer:
+
+        def kill(plan: TensorPlan) -> None:
+            quantizer._child._child.kill()
+
+        options = QuantizeOptions("Q8_0", n_threads=1, max_buffer_bytes=1)
+        with pytest.raises(EngineError, match="killed") as caught:
+            quantizer.quantize(llama_path, tmp_path / "out.gguf", options, kill)
+            quantizer.plan(llama_path, options)
+    assert "--max-memory" in (caught.value.hint or "")

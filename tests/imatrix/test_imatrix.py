@@ -397,3 +397,45 @@ def test_the_real_model(cli: Cli, real_gguf: Path, tmp_path: Path) -> None:
     for a, b in (("attn_q", "attn_v"), ("ffn_gate", "ffn_up")):
         pair = [entries[f"blk.17.{name}.weight"].squares for name in (a, b)]
         assert (pair[0] == pair[1]).all()
+
+
+def test_from_a_chunk_on_adds_up_to_the_whole(cli: Cli, path: Path, tmp_path: Path) -> None:
+    """The way of making one on several machines."""
+    whole, head, tail, both = (tmp_path / f"{n}.gguf" for n in ("whole", "head", "tail", "both"))
+    for out, more in ((whole, ()), (head, ("--chunks", 3)), (tail, ("--from-chunk", 3))):
+        done = cli(*args(path, "--out", out, *more))
+        assert done.exit_code == 0, done.err
+    assert cli("imatrix", "--merge", head, tail, "--out", both).exit_code == 0
+    expected, found = read_imatrix(whole), read_imatrix(both)
+    assert found.chunk_count == expected.chunk_count
+    for name, entry in expected.entries.items():
+        np.testing.assert_array_equal(found.entries[name].counts, entry.counts)
+        np.testing.assert_allclose(found.entries[name].squares, entry.squares, rtol=1e-5)
+    done = cli(*args(path, "--out", tmp_path / "n.gguf", "--from-chunk", 1000))
+    assert done.exit_code == 2
+    assert "after --from-chunk 1000" in done.err
+
+
+def test_control_tokens_of_the_text_only_where_asked(
+    cli: Cli, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from localllm.engine.tokenizer import Tokenizer
+
+    text = tmp_path / "chat.txt"
+    text.write_text("<|im_start|>user\nhello<|im_end|>\n" * 60)
+    seen: list[list[int]] = []
+    encode = Tokenizer.encode
+
+    def spy(self: Tokenizer, *words: object, **more: object) -> list[int]:
+        seen.append(encode(self, *words, **more))  # type: ignore[arg-type]
+        return seen[-1]
+
+    monkeypatch.setattr(Tokenizer, "encode", spy)
+    short = ("imatrix", path, "--text", text, "--chunk-size", 16, "--chunks", 1, "-t", 1)
+    for out, more in (("a.gguf", ()), ("b.gguf", ("--parse-special",))):
+        done = cli(*short, "--out", tmp_path / out, *more)
+        assert done.exit_code == 0, done.err
+    plain, special = seen
+    assert len(special) <= len(plain) - 120 * 5  # a token where there were its letters
+    done = cli(*short, "--out", tmp_path / "a.gguf", "--parse-special", "--json")
+    assert done.data["n_resumed"] == 0

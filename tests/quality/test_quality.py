@@ -255,3 +255,37 @@ def test_the_built_in_text_is_the_default(cli: Cli, files: Path) -> None:
     assert done.exit_code == 0
     assert done.data["text"]["name"] == "localllm:evaluation"
     assert math.isfinite(done.data["rows"][0]["perplexity"])
+
+
+def test_other_weights_behind_the_same_first_shard_are_measured_anew(
+    cli: Cli, registry: Registry, files: Path, tmp_path: Path
+) -> None:
+    """A first shard without tensors is the same for every model of this shape."""
+    import hashlib
+
+    from localllm.refs import ModelRef
+    from localllm.registry import Arrival, Staged
+    from tests.support.tiny_models import llama_model, split
+
+    def add(seed: int) -> str:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        shards = split(llama_model, folder, "big", n_shards=2, seed=seed)
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shards]
+        digests[0] = "0" * 64  # what such a shard has in common with the other's
+        staged = tuple(
+            Staged(path, path.name, path.stat().st_size, digest, "weights", in_place=True)
+            for path, digest in zip(shards, digests, strict=True)
+        )
+        ref = ModelRef.parse("hf:org/big@c0ffee")
+        return registry.add(Arrival("org/big", ref, "gguf", "hf", "org", "big", staged)).name
+
+    measured = []
+    for seed in (1, 1, 2):
+        done = cli("quality", add(seed) if len(measured) != 1 else "org/big",
+                   "--text", files / "text.txt", *SHORT, "--json")  # fmt: skip
+        assert done.exit_code == 0, done
+        measured.append(done.data["rows"][0])
+    first, same, other = measured
+    assert (first["reused"], same["reused"], other["reused"]) == (False, True, False)
+    assert other["perplexity"] != first["perplexity"]

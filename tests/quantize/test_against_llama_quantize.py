@@ -73,24 +73,48 @@ def test_tensors_are_what_ggml_makes_of_the_weights(
 def test_tensors_and_metadata_are_llama_quantizes(
     cli: Cli, tmp_path: Path, kind: str, shape: str
 ) -> None:
-    program = os.environ.get("LOCALLLM_LLAMA_QUANTIZE")
-    if not program:
-        pytest.skip("LOCALLLM_LLAMA_QUANTIZE names no llama-quantize to compare with")
     source = tmp_path / "source.gguf"
     if shape == "moe":
         tiny_qwen3moe(source)
     else:
         tiny_llama(source, n_layer=3, n_embd=256 if shape == "llama" else 192, n_ff=512)
     write_imatrix(tmp_path / "i.gguf", source)
-    reference = tmp_path / "reference.gguf"
-    command = [program, "--imatrix", "i.gguf", str(source), str(reference), kind, "2"]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
-    done = cli("quantize", source, kind, "--imatrix", tmp_path / "i.gguf", "--json")
-    theirs, ours = facts(reference), facts(made_path(done))
+    compare(cli, source, kind, ["--imatrix", str(tmp_path / "i.gguf")])
+
+
+OPTIONS = [
+    ["--pure"],
+    ["--tensor-type", "attn_v=q6_K", "--tensor-type", r"BLK\.1\.ffn_down_exps=iq4_xs"],
+    ["--tensor-type", ".=mxfp4"],
+    ["--output-tensor-type", "f16", "--token-embedding-type", "q2_k"],
+    ["--leave-output-tensor"],
+    ["--prune-layers", "0"],
+    ["--override-kv", "general.name=str:a b=c:d", "--override-kv", "x.y=float:0.5"],
+    ["--include-weights", "ffn"],
+    ["--exclude-weights", "attn_q"],
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_options_do_what_llama_quantizes_do(cli: Cli, tmp_path: Path, options: list[str]) -> None:
+    source = tiny_qwen3moe(tmp_path / "source.gguf")
+    write_imatrix(tmp_path / "i.gguf", source)
+    compare(cli, source, "Q4_K_M", ["--imatrix", str(tmp_path / "i.gguf"), *options])
+
+
+def compare(cli: Cli, source: Path, kind: str, options: list[str]) -> None:
+    program = os.environ.get("LOCALLLM_LLAMA_QUANTIZE")
+    if not program:
+        pytest.skip("LOCALLLM_LLAMA_QUANTIZE names no llama-quantize to compare with")
+    reference = source.with_name("reference.gguf")
+    command = [program, *options, str(source), str(reference), kind, "2"]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs, ours = facts(reference), facts(made_path(cli("quantize", source, kind, *options,
+                                                         "--json")))  # fmt: skip
     assert ours[0] == theirs[0]
     own = {key: v for key, v in ours[1].items() if not key.startswith("localllm.")}
-    dataset = Path(theirs[1].pop("quantize.imatrix.dataset")).name  # ours has no folder
-    assert own.pop("quantize.imatrix.dataset") == dataset
+    for key in ("quantize.imatrix.dataset", "quantize.imatrix.file"):  # ours have no folder
+        assert own.pop(key) == Path(theirs[1].pop(key)).name
     assert own == theirs[1]
 
 

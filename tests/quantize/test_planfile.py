@@ -97,3 +97,26 @@ def test_patterns_are_few_and_exact() -> None:
     for name, kind in tensors.items():
         assert [k for p, k in patterns if re.search(p, name)] == [kind]
     assert not any(re.search(p, "xblk.1.attn_q.weight2") for p, _ in patterns)
+
+
+@pytest.mark.parametrize("kind", ["F16", "COPY", "F32"])
+def test_a_plan_of_one_type_replays(cli: Cli, tiny_gguf: Path, tmp_path: Path, kind: str) -> None:
+    """llama.cpp takes no types by tensor there, but for the output and the embedding."""
+    plan = tmp_path / "plan.json"
+    assert cli("quantize", tiny_gguf, kind, "--dry-run", "--save-plan", plan).exit_code == 0
+    again = types_in(made_path(cli("quantize", tiny_gguf, "--plan", plan, "--json")))
+    assert {t for n, t in again.items() if "norm" not in n} == {"f32" if kind == "F32" else "f16"}
+    document = json.loads(plan.read_text())
+    document["tensors"]["output.weight"] = "q8_0"
+    plan.write_text(json.dumps(document))
+    edited = cli("quantize", tiny_gguf, "--plan", plan, "--name", "mine:1", "--json")
+    if kind != "COPY":
+        assert types_in(made_path(edited)) == again | {"output.weight": "q8_0"}
+    document["tensors"]["blk.0.attn_q.weight"] = "q4_0"
+    plan.write_text(json.dumps(document))
+    done = cli("quantize", tiny_gguf, "--plan", plan)
+    assert done.exit_code == 2
+    assert f"{kind} gives all the same type" in done.err
+    plan.write_text(json.dumps(document | {"type": "Q8_0"}))
+    made = types_in(made_path(cli("quantize", tiny_gguf, "--plan", plan, "--json")))
+    assert made == again | {"output.weight": "q8_0", "blk.0.attn_q.weight": "q4_0"}

@@ -13,7 +13,7 @@ import pytest
 from localllm.registry import Registry
 from tests.conftest import Done
 from tests.quantize.made import made_path, write_imatrix
-from tests.support.tiny_models import llama_model, split, tiny_llama
+from tests.support.tiny_models import llama_model, split, tiny_llama, tiny_lora
 
 Cli = Callable[..., Done]
 
@@ -203,3 +203,92 @@ def test_a_disk_that_fills_midway(
         assert not list(home.rglob("*.part")) + list(home.rglob("*.gguf"))
     finally:
         subprocess.run(["umount", str(home)], check=True)
+
+
+def test_two_at_once_under_one_name_are_two_models(
+    cli: Cli, registry: Registry, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is free when the first one looks, and taken when it registers."""
+    from localllm.library import derive
+
+    sync = derive.sync
+
+    def and_another(path: Path) -> None:
+        monkeypatch.setattr(derive, "sync", sync)
+        assert cli("quantize", tiny_gguf, "Q4_0", "--pure").exit_code == 0
+        sync(path)
+
+    monkeypatch.setattr(derive, "sync", and_another)
+    done = cli("quantize", tiny_gguf, "Q4_0", "--json")
+    assert done.exit_code == 0, done
+    pure = {m.name: (m.lineage.parameters if m.lineage else {}) for m in registry.models()}
+    assert pure == {"tiny:Q4_0": {"type": "Q4_0", "pure": True}, "tiny:Q4_0-2": {"type": "Q4_0"}}
+    assert made_path(done).stat().st_size == done.data["file_bytes"]
+    assert cli("verify", "tiny:Q4_0").exit_code == cli("verify", "tiny:Q4_0-2").exit_code == 0
+
+
+def without_tensors_in_the_first(folder: Path, seed: int) -> list[Path]:
+    """As llama-gguf-split --no-tensor-first-split leaves it: equal first shards."""
+    from tests.support.gguf_writer import Val
+    from tests.support.tiny_builder import _file
+
+    model, shards = llama_model(seed=seed), []
+    for i in range(2):
+        own = {"split.no": Val("u16", i), "split.count": Val("u16", 2),
+               "split.tensors.count": Val("i32", len(model.tensors))}  # fmt: skip
+        shards.append(folder / f"big-0000{i + 1}-of-00002.gguf")
+        metadata = (model.metadata if i == 0 else {}) | own
+        shards[i].write_bytes(_file(metadata, model.tensors if i else []))
+    return shards
+
+
+def test_other_weights_behind_the_same_first_shard(
+    cli: Cli, registry: Registry, tmp_path: Path
+) -> None:
+    first = without_tensors_in_the_first(tmp_path, seed=1)
+    header = first[0].read_bytes()
+    cli("imatrix", first[0], "--chunks", "2", "--chunk-size", "32")
+    one = cli("quantize", first[0], "Q8_0", "--json")
+    size = cli("quantize", first[0], "Q8_0", "--dry-run", "--json").data["file_bytes"]
+    assert size == made_path(one).stat().st_size
+    assert cli("quantize", first[0], "Q8_0", "--json").data["reused"]
+    second = without_tensors_in_the_first(tmp_path, seed=2)
+    assert second[0].read_bytes() == header
+    other = cli("quantize", second[0], "Q8_0", "--json")
+    assert not other.data["reused"]
+    assert made_path(other).read_bytes()[-(1 << 16) :] != made_path(one).read_bytes()[-(1 << 16) :]
+    note = cli("quantize", second[0], "Q4_0", "--imatrix", "auto", "--dry-run").err
+    assert "no importance matrix is kept" in note
+
+
+def test_an_attached_adapter_is_not_left_out_in_silence(
+    cli: Cli, registry: Registry, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    lora = tiny_lora(tmp_path / "l.gguf")
+    (tmp_path / "Modelfile").write_text(f"FROM {tiny_gguf}\nADAPTER {lora}\n")
+    assert cli("create", "tuned", "-f", tmp_path / "Modelfile").exit_code == 0
+    for command in (("quantize", "tuned", "Q8_0"), ("imatrix", "tuned", "--chunks", "1")):
+        done = cli(*command)
+        assert done.exit_code == 2
+        assert "runs with the adapter l.gguf" in done.err
+        assert "localllm merge" in done.err and "--lora" in done.err
+    assert [m.name for m in registry.models()] == ["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("option", "tensor"),
+    [("--output-tensor-type", "output"), ("--token-embedding-type", "token_embd")],
+)
+def test_types_that_llama_cpp_breaks_down_on_are_refused_before(
+    cli: Cli, registry: Registry, tiny_gguf: Path, tmp_path: Path, option: str, tensor: str
+) -> None:
+    """Rows of 192 in blocks of 256, and a type that nothing without importance can be."""
+    odd = tiny_llama(tmp_path / "odd.gguf", n_embd=192)
+    for more in ((), ("--dry-run",)):
+        done = cli("quantize", odd, "Q8_0", option, "q4_k", *more)
+        assert done.exit_code == 2
+        assert f"{tensor}.weight cannot be q4_K: its rows have 192 elements" in done.err
+        done = cli("quantize", tiny_gguf, "Q8_0", option, "iq1_s", *more)
+        assert done.exit_code == 2
+        assert f"{tensor}.weight cannot be iq1_s without its importance" in done.err
+    assert registry.models() == ()

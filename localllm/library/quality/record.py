@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -99,6 +100,17 @@ class QualityReport:
     n_tokens_text: int | None
 
 
+def judged_content(model: Model) -> str | None:
+    """What tells the model from others to the last weight: its digest, and of several shards the
+    digests of all, since the first one often holds metadata alone. None: not all hashed yet."""
+    shards = [file.sha256 for file in model.weights]
+    if len(shards) < 2 or model.digest is None:
+        return model.digest
+    known = [sha256 for sha256 in (model.digest, *shards) if sha256 is not None]
+    whole = len(known) == 1 + len(shards)
+    return hashlib.sha256("+".join(known).encode()).hexdigest() if whole else None
+
+
 def keep(registry: Registry, model: Model, found: Quality) -> int:
     """Keep `found` as a measurement of `model`; its number."""
     data = asdict(found)
@@ -116,11 +128,12 @@ def earlier(registry: Registry, model: Model, wanted: Conditions) -> Quality | N
 
 def stored(registry: Registry, model: Model) -> Iterator[Quality]:
     """Every measurement of this very content that this version reads, the newest first."""
-    digest = model.digest
+    digest = judged_content(model)
     if model.id is None or digest is None:
         return
     for measured in registry.measurements(model, KIND):
-        if measured.sha256 == digest and measured.data.get("schema") == SCHEMA:
+        data = measured.data
+        if data.get("schema") == SCHEMA and data.get("sha256") == digest:
             yield quality_from(measured.data, measured.id)
 
 

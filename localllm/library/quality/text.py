@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.errors import FileGone, UsageProblem
+from localllm.errors import UsageProblem
+from localllm.library.textfile import read_utf8
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,8 @@ def read_texts(paths: Sequence[Path]) -> JudgedBy:
 
         builtin = evaluation()
         return _text(builtin.name, builtin.content.removesuffix("\n"))
-    return _text(" + ".join(path.name for path in paths), "".join(map(_read, paths)))
-
-
-def _read(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise FileGone(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise UsageProblem(f"{path} is a folder, not a text") from None
-    except PermissionError:
-        if path.is_dir():  # what Windows says of folders
-            raise UsageProblem(f"{path} is a folder, not a text") from None
-        raise
-    try:
-        return raw.decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise UsageProblem(
-            f"{path} is no UTF-8 text (byte {error.start})", "convert it to UTF-8 first"
-        ) from None
+    contents = [read_utf8(path).removesuffix("\n") for path in paths]
+    return _text(" + ".join(path.name for path in paths), "\n".join(contents))
 
 
 def _text(name: str, content: str) -> JudgedBy:
