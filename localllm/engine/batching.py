@@ -81,6 +81,16 @@ class TokenBatch(Closing):
         self._n = self.native.n_tokens = end
         return end - 1
 
+    @property
+    def n_outputs(self) -> int:
+        return int(self._outputs[: self._n].sum())
+
+    def ask_more(self, n: int) -> None:
+        """Ask for the logits of `n` more tokens, any that there are."""
+        import numpy as np
+
+        self._outputs[np.flatnonzero(self._outputs[: self._n] == 0)[:n]] = 1
+
     def close(self) -> None:
         """The arrays are freed with the object."""
         self.native.n_tokens = 0

@@ -6,122 +6,54 @@ Driven by one thread. `Scheduler` gives it a thread of its own, `generate_many` 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from localllm.engine.adapter import attached, switch
 from localllm.engine.batching import TokenBatch
 from localllm.engine.context import Context, ContextFull
-from localllm.engine.scheduler.crowd import Crowd
-from localllm.engine.scheduler.load import Counters
-from localllm.engine.scheduler.memory import SequenceMemory
-from localllm.engine.scheduler.prefix import tokens_array
-from localllm.engine.scheduler.request import Request, check_request
+from localllm.engine.scheduler.door import Door
 from localllm.engine.scheduler.room import Holding
-from localllm.engine.scheduler.sample import Sample
+from localllm.engine.scheduler.rows import RowTimes
 from localllm.engine.scheduler.seeing import see
-from localllm.engine.scheduler.share import Part, Turns, fill, most_singles, tokens_a_step
-from localllm.engine.scheduler.slot import AdapterKey, Job, Slot, adapter_key
+from localllm.engine.scheduler.share import (
+    Part,
+    Turns,
+    fill,
+    most_singles,
+    tiled_attention,
+    tokens_a_step,
+)
+from localllm.engine.scheduler.slot import AdapterKey, Slot, adapter_key
 from localllm.engine.vision_prompt import Run
 from localllm.errors import EngineError, Interrupted, LocalLLMError
-from localllm.generation import FinishReason
 
-# Cells that a newcomer must find free beside its prompt, so that it does not give way at once.
-_MARGIN = 32
 # Steps of so many tokens tell how long a prompt takes.
 _PACED = 32
 
 
-class StepLoop:
-    """Runs up to `context.n_seq_max` samples at a time.
-
-    Whoever was let in never ends because another was: when a shared cache is full, what is held
-    for reuse goes first, and then the youngest is put aside and computes what it had again
-    later (its sampler stays, so its answer goes on). Reserving prompt + max_tokens at admission
-    instead would leave most of the cache unused, since most clients name no limit and most
-    answers end early.
-    """
+class StepLoop(Door):
+    """Computes everyone who was let in, step by step."""
 
     def __init__(
-        self, context: Context, holding: Holding | None = None, chunk: int | None = None
+        self,
+        context: Context,
+        holding: Holding | None = None,
+        chunk: int | None = None,
+        rows: RowTimes | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
-        """`chunk` bounds the tokens of a step; see SchedulerOptions."""
-        context.require_generation()
-        self.context = context
-        self.tokenizer = context.model.tokenizer
-        self.memory = SequenceMemory(context, holding or Holding())
-        self.counters = Counters()
-        self._crowd = Crowd()
+        """`chunk` bounds the tokens of a step; see SchedulerOptions. With `rows` the sizes of steps
+        follow what was measured; without, the same requests make the same steps each time.
+        `before` is called each time before something is computed."""
+        super().__init__(context, holding or Holding())
         self._chunk = tokens_a_step(context, chunk)
-        self._turns = Turns(self._chunk, most_singles(context))
+        tiled = tiled_attention(context)
+        self._turns = Turns(self._chunk, most_singles(context), rows, tiled=tiled)
         self._batch = TokenBatch(self._chunk)
+        self._rows = rows
+        self._before = before or (lambda: None)
+        self._most_outputs = context.options.n_outputs_max or context.n_batch
         self._n_refused = 0  # batches in a row that found no room
-        self._base = attached(context)
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.slots)
-
-    @property
-    def n_samples(self) -> int:
-        """Samples that are at work or put aside."""
-        return sum(slot.width for slot in self.slots)
-
-    @property
-    def running(self) -> list[Slot]:
-        """In order of admission."""
-        return self._crowd.running
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        return self._crowd.slots
-
-    # --- joining and leaving -------------------------------------------------------------
-
-    def check(self, request: Request) -> None:
-        """Raise UsageProblem for what cannot be computed. From any thread."""
-        check_request(request, self.context, self.tokenizer.n_vocab)
-
-    def samples(self, job: Job) -> list[Sample]:
-        """Make what chooses the tokens. Raises UsageProblem for its values, or the grammar."""
-        return [
-            Sample(self.context, self.tokenizer, job.request, i, job.submitted)
-            for i in range(job.request.n)
-        ]
-
-    def may_admit(self, job: Job) -> bool:
-        """Whether there is room for it. Those who were put aside come first."""
-        request = job.request
-        if self.n_samples + request.n > self.context.n_seq_max or self._crowd.parked:
-            return False
-        return self._has_room(request.n_cells)
-
-    def admit(self, job: Job, samples: list[Sample]) -> None:
-        """Let a request in before the next step."""
-        request = job.request
-        adapters = self._base if request.adapters is None else request.adapters
-        slot = Slot(
-            job=job,
-            samples=samples,
-            tokens=tokens_array(request.prompt),
-            adapters=adapters,
-            key=adapter_key(adapters),
-        )
-        self._crowd.join(slot)
-        if request.sampling.max_tokens == 0:
-            self._end(slot, "length")
-
-    def _has_room(self, n_cells: int) -> bool:
-        """Whether so many cells are free, or held only for reuse, beside what is promised."""
-        promised = sum(slot.cells_left + _MARGIN for slot in self.running)
-        memory = self.memory
-        return not self.running or (
-            memory.book.free + memory.held_cells >= n_cells + _MARGIN + promised
-        )
-
-    def fail(self, job: Job, error: LocalLLMError) -> None:
-        """End what is left of a request with an error."""
-        for slot in self.slots:
-            if slot.job is job:
-                self._end(slot, "cancelled", error)
 
     def close(self) -> None:
         """Cancel everyone, forget everything. The context stays, with its own adapters."""
@@ -143,20 +75,22 @@ class StepLoop:
         for slot in self.slots:
             if slot.job.cancelled:
                 self._end(slot, "cancelled")
-        self._resume()
+        self._resume(alone=self._n_refused > 0)
         self._place()
         parts = self._parts()
         if not parts:
             return
-        begun = time.perf_counter()
         image = parts[0].image
+        if image is None:
+            fill(self._batch, parts)
+            self._pad()
+        self._before()
+        begun = time.perf_counter()
         try:
-            if image is not None:
-                if not self._see(parts[0].slot, image):
-                    return
-            else:
-                fill(self._batch, parts)
-                self.context.interruptible(lambda: self.context.decode(self._batch.native))
+            if image is None:
+                self.context.interruptible(self._decode)
+            elif not self._see(parts[0].slot, image):
+                return
         except ContextFull:
             self._relieve(parts)
             return
@@ -166,9 +100,29 @@ class StepLoop:
         finally:
             took = time.perf_counter() - begun
             self._turns.took(took, image=image is not None)
+        if image is None:
+            self._measure(parts, took)
         self._advance(parts)
-        if image is None and len(self._batch) >= _PACED:
-            self.memory.pace.computed(len(self._batch), took)
+
+    def _decode(self) -> None:
+        self.context.decode(self._batch.native)
+        self.context.synchronize()  # a GPU would go on while the clock has stopped
+
+    def _pad(self) -> None:
+        """Let prompts fill up the tile of the last rows whose logits are wanted."""
+        batch = self._batch
+        if self._rows is None or not self.memory.pooled or len(batch) > self.context.n_ubatch:
+            return  # which of several micro-batches they are in is not known
+        n = batch.n_outputs
+        if n < len(batch):
+            batch.ask_more(self._rows.padded(n, min(len(batch), self._most_outputs)) - n)
+
+    def _measure(self, parts: list[Part], took: float) -> None:
+        n = len(self._batch)
+        if self._rows is not None and all(part.slot.remaining == 1 for part in parts):
+            self._rows.took(n, took)
+        if n >= _PACED:
+            self.memory.pace.computed(n, took)
 
     def _see(self, slot: Slot, image: Run) -> bool:
         """Encode and compute an image. False where nobody waits for it any more."""
@@ -180,15 +134,6 @@ class StepLoop:
             self._rewind(slot)
             self.fail(slot.job, error)
             return False
-
-    def _resume(self) -> None:
-        """Let those who were put aside go on, the oldest first."""
-        while (
-            self._crowd.parked
-            and not (self._n_refused and self.running)
-            and self._has_room(self._crowd.parked[0].cells_in_all)
-        ):
-            self._crowd.resume()
 
     def _place(self) -> None:
         """Give a sequence to who has none, and look whether others' prompts have come so far."""
@@ -222,17 +167,6 @@ class StepLoop:
 
     def _key(self) -> AdapterKey:
         return adapter_key(attached(self.context))
-
-    def _put_aside(self) -> bool:
-        """Take the youngest out of the cache; False if only one has anything in it."""
-        slot = self._crowd.youngest()
-        if slot is None:
-            return False
-        self.memory.forget(slot)
-        slot.marks.clear()
-        self._crowd.park(slot)
-        self.counters.preemptions += 1
-        return True
 
     def _squeezed(self, parts: list[Part]) -> list[Part]:
         """One is left and wants more than there is: give it that, or let it end."""
@@ -317,16 +251,3 @@ class StepLoop:
         if event.last:
             self._leave(slot)
         slot.job.send(event)
-
-    def _end(self, slot: Slot, reason: FinishReason, error: LocalLLMError | None = None) -> None:
-        """End all samples of a slot without sampling."""
-        self._leave(slot)
-        for sample in slot.samples:
-            slot.job.send(sample.end(reason, error=error))
-
-    def _leave(self, slot: Slot) -> None:
-        slot.ended = True
-        self._crowd.leave(slot)
-        self.memory.finish(slot)
-        if slot.job.n_open == slot.width:
-            self.counters.finished += 1

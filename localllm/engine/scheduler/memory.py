@@ -16,7 +16,7 @@ from localllm.engine.scheduler.room import MIN_COPIED, Holding, Room
 from localllm.engine.scheduler.search import Found, Search, Source, leader_of
 from localllm.engine.scheduler.slot import Slot
 
-# Beginnings of fewer tokens are computed anew: looking after them costs more.
+# Beginnings of fewer cells are computed anew: looking after them costs more.
 _MIN_SHARED = 4
 _MIN_MARKED = 256  # a prompt this long, or one with images, is remembered at its end
 _MARK_APART = 32  # a place is marked if it lies so much further than what could be used
@@ -42,7 +42,7 @@ class SequenceMemory(Room):
         if slot.job.request.cache_prompt:
             others = [other for other in running if other is not slot and other.key == slot.key]
             found = self._search.find(slot, others, limit)
-            source = self._usable(found)
+            source = self._usable(found, slot)
             n = source.n if source else 0
             leader = leader_of(slot, others, limit, n)
             if leader is not None:
@@ -68,12 +68,12 @@ class SequenceMemory(Room):
         if self.sequences.kind != "attention":
             leader.marks.add(at)
 
-    def _usable(self, found: Found) -> Source | None:
+    def _usable(self, found: Found, slot: Slot) -> Source | None:
         source = found.source
         if source is None:
             return None
         whole = source.held is not None and source.n == len(source.held.tokens)
-        return source if source.n >= self._least or whole else None
+        return source if slot.cells(source.n) >= self._least or whole else None
 
     def _take(self, source: Source, slot: Slot) -> int:
         """A sequence that holds what was found; on failure an empty one."""

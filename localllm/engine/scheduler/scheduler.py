@@ -13,6 +13,7 @@ from localllm.engine.scheduler.load import Load
 from localllm.engine.scheduler.loop import StepLoop
 from localllm.engine.scheduler.request import Request
 from localllm.engine.scheduler.room import Holding
+from localllm.engine.scheduler.rows import RowTimes
 from localllm.engine.scheduler.worker import Worker
 
 
@@ -27,8 +28,9 @@ class SchedulerOptions:
     for their first token wait longer. None is two micro-batches (n_ubatch) of at most n_batch.
     Models with sliding windows have one micro-batch a step at most.
 
-    `on_step` is called on the computing thread when everyone has been told what a step brought:
-    to wake up another thread once for all of it. It must be quick, and not raise.
+    `on_step` is called on the computing thread when everyone has been told what a step brought,
+    right before the next one is computed or there is nothing to do: to wake up another thread once
+    for all of it, when it has the interpreter to itself. It must be quick, and not raise.
     """
 
     max_waiting: int = 256
@@ -57,11 +59,10 @@ class Scheduler(Closing):
         """Raises EngineError for a model that does not generate."""
         options = options or SchedulerOptions()
         self.context = context
-        loop = StepLoop(context, options.holding, options.chunk)
+        on_step = options.on_step or (lambda: None)
+        loop = StepLoop(context, options.holding, options.chunk, RowTimes(), on_step)
         self.tokenizer = loop.tokenizer
-        self._worker = Worker(
-            loop, options.max_waiting, options.max_waiting_images, options.on_step
-        )
+        self._worker = Worker(loop, options.max_waiting, options.max_waiting_images, on_step)
         self._finalizer = weakref.finalize(self, self._worker.close, finish=False)
         self._finalizer.atexit = False  # too late: samplers would be freed before
 

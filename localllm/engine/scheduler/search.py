@@ -11,7 +11,7 @@ from localllm.engine.scheduler.slot import Slot
 from localllm.engine.sequences import Sequences
 from localllm.engine.vision_prompt import whole_images
 
-_MIN_FOLLOWED = 32  # tokens; less is not worth waiting for another request's prompt
+_MIN_FOLLOWED = 32  # cells; less is not worth waiting for another request's prompt
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,17 @@ def _common(slot: Slot, tokens: array[int], limit: int) -> int:
 
 
 def leader_of(slot: Slot, others: Sequence[Slot], limit: int, n: int) -> tuple[Slot, int] | None:
-    """Whose prompt will soon hold much more of ours than the `n` tokens there are, and how much."""
+    """Whose prompt will soon hold much more of ours than the `n` tokens there are, and how much.
+
+    Much is counted in cells: an image of M-RoPE has fewer places than many a text, and ten times
+    the cells to compute.
+    """
     best: tuple[Slot, int] | None = None
-    most = n + _MIN_FOLLOWED
+    most, enough = n, slot.cells(n) + _MIN_FOLLOWED
     for other in others:
         if other.order >= slot.order or other.remaining <= 1:
             continue
         shared = _common(slot, other.tokens, limit)
-        if shared > max(most, other.fed):
+        if shared > max(most, other.fed) and slot.cells(shared) > enough:
             best, most = (other, shared), shared
     return best

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from localllm.engine.batching import TokenBatch
 from localllm.engine.build import devices
 from localllm.engine.context import Context
+from localllm.engine.scheduler.rows import RowTimes
 from localllm.engine.scheduler.slot import AdapterKey, Slot
 from localllm.engine.vision_prompt import Run
 
@@ -15,6 +16,7 @@ from localllm.engine.vision_prompt import Run
 # changing them makes llama.cpp build its graph anew.
 _GROUP_STEPS = 8
 _TILE = 64  # GGML_FA_TILE_Q
+_APART_CELLS = 512  # of those who have their next token; see _better_apart
 
 
 @dataclass
@@ -41,13 +43,22 @@ class Turns:
     An image has its turn in the same line, and the step to itself: embeddings and tokens do not
     go into one batch. Who could have computed meanwhile then has as much time before the next one
     (and one step at least), since what an image takes to encode no number of cells tells.
+
+    Where attention is `tiled`, prompts and many next tokens take steps in turn, prompts first: in
+    one batch, the tile that holds the next tokens would pass over the cells of all of them.
     """
 
-    def __init__(self, limit: int, most_singles: int) -> None:
-        """`limit` tokens a step; without a prompt among them, at most `most_singles`."""
+    def __init__(
+        self, limit: int, most_singles: int, rows: RowTimes | None = None, *, tiled: bool = False
+    ) -> None:
+        """`limit` tokens a step; without a prompt among them, at most `most_singles`, and as many
+        as `rows` says."""
         self.limit = limit
         self._most_singles = most_singles
-        self._n_steps = 0
+        self._rows = rows
+        self._tiled = tiled
+        self._prompts_had_theirs = False  # of two steps in turn
+        self._n_singles = 0
         self._line: list[Slot] = []  # prompts, whose turn is next first
         self._key: AdapterKey = ()
         self._steps = 0
@@ -69,7 +80,6 @@ class Turns:
 
     def parts(self, group: Sequence[Slot]) -> list[Part]:
         room = self.limit
-        self._n_steps += 1
         prompts = {slot for slot in group if slot.remaining > 1}
         self._line = [slot for slot in self._line if not slot.ended and slot.remaining > 1]
         in_line = set(self._line)
@@ -77,12 +87,17 @@ class Turns:
         image = self._image(group)
         if image is not None:
             return [image]
-        singles = self._singles([slot for slot in group if slot.remaining == 1], len(group))
-        for slot in singles:
-            slot.stepped = self._n_steps
-        parts = [Part(slot, 1) for slot in singles]
+        ready = [slot for slot in group if slot.remaining == 1]
+        waiting = [slot for slot in self._line if slot in prompts and slot.image is None]
+        apart = self._tiled and _better_apart(ready, waiting)
+        self._prompts_had_theirs = apart and not self._prompts_had_theirs
+        if self._prompts_had_theirs:
+            ready = []
+        elif apart:
+            waiting = []
+        parts = [Part(slot, 1) for slot in self._singles(ready, alone=not waiting)]
         room -= len(parts)
-        for slot in [slot for slot in self._line if slot in prompts and slot.image is None]:
+        for slot in waiting:
             if room == 0:
                 break
             n = min(slot.remaining, room, _to_mark(slot))
@@ -106,14 +121,16 @@ class Turns:
         self._line.append(first)
         return Part(first, image.n_pos, image=image)
 
-    def _singles(self, ready: list[Slot], n_group: int) -> list[Slot]:
+    def _singles(self, ready: list[Slot], *, alone: bool) -> list[Slot]:
         """Who has its next token now: all, or a fair share of them."""
-        n_rounds = 1
-        if len(ready) == n_group:  # nobody's prompt
-            n_rounds = max(1, -(-len(ready) // self._most_singles))
-        n = min(self.limit, -(-len(ready) // n_rounds))
-        if n < len(ready):
-            ready = sorted(ready, key=lambda slot: slot.stepped)[:n]
+        n = min(self.limit, len(ready))
+        if ready and alone:  # nobody's prompt
+            n = min(n, self._most_singles)
+            n = n if self._rows is None else self._rows.best(n)
+        ready = sorted(ready, key=lambda slot: slot.stepped)[:n]
+        for slot in ready:  # one after another: who was taken last is last in line the next time
+            self._n_singles += 1
+            slot.stepped = self._n_singles
         # In order of sequence: llama.cpp computes those with consecutive numbers together where
         # each has a stream of its own.
         return sorted(ready, key=lambda slot: slot.sequence or 0)
@@ -134,19 +151,34 @@ def tokens_a_step(context: Context, chunk: int | None) -> int:
     return max(most, context.n_seq_max)
 
 
-def most_singles(context: Context) -> int:
-    """How many sequences had best have their next token in one batch.
+def tiled_attention(context: Context) -> bool:
+    """Whether batches of 64 tokens and more are slower than those of fewer, each for itself.
 
-    From 64 tokens on, flash attention on the CPU works in tiles (GGML_FA_TILE_Q in ggml-cpu),
-    which pass over every cell of the pool, while smaller batches skip those of other sequences:
-    a batch of 64 took twice as long as two of 32 on Gemma 3 270M with 100 cells each.
+    From 64 on, flash attention on the CPU works in tiles (GGML_FA_TILE_Q in ggml-cpu), each of
+    which passes over all cells that any of its tokens sees, while smaller batches skip those of
+    other sequences.
     """
     options = context.options
     tiled = options.type_k.lower() == options.type_v.lower() in ("f16", "f32")
     on_gpu = context.model.options.n_gpu_layers != 0 and any(one.offloads for one in devices())
-    if on_gpu or not tiled or not options.kv_unified or options.flash_attn == "off":
-        return context.n_seq_max
-    return _TILE - 1
+    return not on_gpu and tiled and options.kv_unified and options.flash_attn != "off"
+
+
+def most_singles(context: Context) -> int:
+    """How many sequences had best have their next token in one batch: where attention is tiled, 64
+    took 2.4 times as long as 63 on Gemma 3 270M with 100 cells each, and 63 took 1.7 times as long
+    as 32."""
+    return _TILE - 1 if tiled_attention(context) else context.n_seq_max
+
+
+def _better_apart(singles: Sequence[Slot], prompts: Sequence[Slot]) -> bool:
+    """Whether a step for each is faster than one for both: 15 sequences of 130 cells and a prompt
+    of 105 tokens took 629 against 710 ms on Gemma 3 270M. Prompts among each other share few
+    cells, and so do a few sequences: their tile costs less than another pass over the weights."""
+    n_rows = len(singles) + sum(slot.remaining for slot in prompts)
+    if not singles or not prompts or n_rows < _TILE:
+        return False
+    return sum(slot.cells(slot.fed) for slot in singles) >= _APART_CELLS
 
 
 def _to_mark(slot: Slot) -> int:

@@ -80,7 +80,7 @@ class Slot:
     leader: Slot | None = None  # computes what this one can copy...
     leader_at: int = 0  # ...once it has come so far
     marks: set[int] = field(default_factory=set)  # where a chunk ends, to be remembered
-    stepped: int = 0  # the step in which it last had its next token
+    stepped: int = 0  # when it last had its next token, in the order of everyone's
     ended: bool = False
 
     @property

@@ -26,12 +26,13 @@ class Worker:
         loop: StepLoop,
         max_waiting: int,
         max_waiting_images: int,
-        on_step: Callable[[], None] | None = None,
+        on_step: Callable[[], None],
     ) -> None:
+        """`on_step` is called when there is nothing to compute; the loop calls it otherwise."""
         self._loop = loop
         self._max_waiting = max_waiting
         self._max_waiting_images = max_waiting_images
-        self._on_step = on_step or (lambda: None)
+        self._on_step = on_step
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Job, list[Sample]]] = deque()
         self._sole: Job | None = None  # the only one at work in the step under way
@@ -138,7 +139,6 @@ class Worker:
                     with self._changed:
                         self._sole = None
                         self._loop.context.arm()
-                    self._on_step()
         except BaseException as error:  # noqa: BLE001 - told to everyone who waits
             self._die(error)
         finally:
@@ -147,6 +147,8 @@ class Worker:
 
     def _attend(self) -> bool:
         """Between two steps: who came, who left, who is late. False when all is done."""
+        if self.idle:
+            self._on_step()  # what the last step brought
         with self._changed:
             while not self._waiting and not self._loop.busy:
                 if self._closing:

@@ -477,11 +477,13 @@ def test_many_of_all_kinds(
     assert scheduler.load.cells_used <= 768
 
 
-def test_who_comes_right_after_an_image_was_computed_shares_it(
-    visions: dict[str, Vision], make_context: MakeContext
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_comes_while_an_image_is_being_computed_shares_it(
+    visions: dict[str, Vision], make_context: MakeContext, when: str
 ) -> None:
-    """With M-RoPE all of an image's cells have the position where it begins: the memory's length
-    does not tell that it is there."""
+    """Before: the text in front of it is computed, and what is left to share are few places, but
+    many cells. After: with M-RoPE all of an image's cells have the position where it begins, so
+    the memory's length does not tell that it is there."""
     vision = visions["qwen2vl"]
     loop = StepLoop(make_context(vision.model, n_ctx=1024, n_seq_max=4, kv_unified=True))
     told: dict[str, list[int]] = {"first": [], "second": []}
@@ -494,9 +496,12 @@ def test_who_comes_right_after_an_image_was_computed_shares_it(
     join(first, "first")
     assert first.media is not None
     (image,) = [run for run in first.media._runs if run.chunk is not None]
-    while loop.running[0].fed < image.start + image.n_pos:
+    at = image.start if when == "before" else image.start + image.n_pos
+    while loop.running[0].fed < at:
         loop.step()
-    assert loop.memory.sequences.length(loop.running[0].sequence or 0) == image.start + 1
+    assert loop.running[0].fed == at
+    if when == "after":
+        assert loop.memory.sequences.length(loop.running[0].sequence or 0) == image.start + 1
     join(second, "second")
     while loop.busy:
         loop.step()

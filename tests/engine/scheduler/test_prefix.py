@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from localllm.engine.model import Model
-from localllm.engine.scheduler.memory import Holding
 from localllm.engine.scheduler.prefix import Saved, Store, common_length
+from localllm.engine.scheduler.room import Holding
 from localllm.generation import Sampling
 from tests.engine.conftest import MakeContext
 from tests.engine.scheduler.conftest import assert_greedy, words

@@ -11,8 +11,8 @@ import pytest
 from localllm.engine.context import Context
 from localllm.engine.model import Model
 from localllm.engine.scheduler.loop import StepLoop
-from localllm.engine.scheduler.memory import Holding
 from localllm.engine.scheduler.request import Event, Request
+from localllm.engine.scheduler.room import Holding
 from localllm.engine.scheduler.slot import Job
 from localllm.errors import EngineError, Interrupted, UsageProblem
 from localllm.generation import Sampling
@@ -96,7 +96,7 @@ def test_a_long_prompt_does_not_keep_short_ones_waiting(
 def test_many_sequences_take_turns_in_small_batches(
     llama: Model, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU, 64 tokens of one pool in a batch take longer than twice 32."""
+    """On the CPU, 64 tokens of one pool in a batch take more than twice as long as 63."""
     sizes: list[int] = []
     original = Context.decode
 
@@ -109,10 +109,9 @@ def test_many_sequences_take_turns_in_small_batches(
     numbers = [desk.join(words(3, i), GREEDY) for i in range(70)]
     desk.steps(1)
     assert sizes == [210]
-    for _ in range(4):
-        told = desk.steps(2)
-        assert sorted(told) == numbers  # each once
-    assert sizes[1:] == [35] * 8
+    told = desk.steps(10)
+    assert sizes[1:] == [63] * 10
+    assert sorted(told) == sorted(numbers * 9)  # nobody more than another
     desk.run()
     for i in (0, 33, 69):
         assert_greedy(llama, words(3, i), desk.tokens(i))
