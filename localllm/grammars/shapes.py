@@ -15,6 +15,7 @@ from localllm.grammars.numbers import Bound
 from localllm.grammars.shape import Places, Shape, merge
 
 _MAX_MERGES = 20_000
+_MAX_MERGED = 200_000  # properties looked at by all merges: a second or two of work
 _MAX_CHAIN = 150  # schemas that stand for one another without a value in between
 
 
@@ -24,7 +25,7 @@ class Shapes:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._known: dict[str, tuple[Shape, ...]] = {}
-        self._merges = 0
+        self._merges = self._merged = 0
 
     def of(self, places: Places) -> tuple[Shape, ...]:
         """The alternatives of a value that satisfies all schemas at `places`."""
@@ -78,6 +79,10 @@ class Shapes:
         if some == (Shape(),):
             return tuple(dict.fromkeys(others))
         self._pay(len(some) * len(others), at)
+        sizes = [sum(len(one.properties) for one in side) for side in (some, others)]
+        self._merged += sizes[0] * len(others) + sizes[1] * len(some)
+        if self._merged > _MAX_MERGED:
+            refuse(at, "its alternatives, with all their properties, make too many combinations")
         return tuple(dict.fromkeys(merge(a, b) for a in some for b in others))
 
     def _pay(self, merges: int, at: str) -> None:

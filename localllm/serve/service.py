@@ -13,10 +13,11 @@ from localllm.engine.scheduler import Stopped
 from localllm.errors import FileGone, UsageProblem
 from localllm.generation import Accounting
 from localllm.library.answering import Far
-from localllm.serve.answering.answer import Answering, Answers, Whole, gathered, totals
+from localllm.serve.answering.answer import Answering, Answers
 from localllm.serve.answering.ask import Ask, prepare
 from localllm.serve.answering.far import Elsewhere, FarAnswering, FarUse, answering
 from localllm.serve.answering.feed import Courier
+from localllm.serve.answering.whole import Whole, gathered, totals
 from localllm.serve.resident.desk import Desk, InUse
 from localllm.serve.web.bodies import Bodies
 from localllm.serve.web.exchange import Exchange, exchange_of

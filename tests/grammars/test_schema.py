@@ -275,3 +275,12 @@ REGEXES = st.recursive(
 def test_our_matching_is_pythons(pattern: str, text: str, anchors: tuple[str, str]) -> None:
     whole = f"{anchors[0]}{pattern}{anchors[1]}"
     assert patterns.matches(regex.parse(whole), text) is (re.search(whole, text) is not None)
+
+
+def test_alternatives_of_large_objects_are_bounded() -> None:
+    """4096 combinations of fifty properties each: seconds of work for one request."""
+    large = {"type": "object", "properties": {f"a{i}": {} for i in range(50)}}
+    part = {"anyOf": [{"type": "string"}, large]}
+    with pytest.raises(UsageProblem, match="too many combinations"):
+        json_schema_grammar({"allOf": [part] * 12})
+    json_schema_grammar({"allOf": [part] * 4})

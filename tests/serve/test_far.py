@@ -76,6 +76,7 @@ def test_listed_by_both_apis(front: Server) -> None:
     assert front.get("/v1/models/hi", **headers).json["owned_by"] == "endpoint"
     tags = front.get("/api/tags", **headers).json["models"]
     assert "hi" in {one["name"] for one in tags}
+    assert {len(one["digest"]) for one in tags} == {64}
     shown = post(front, "/api/show", {"model": "hi"}).json
     assert "127.0.0.1" not in json.dumps([models, tags, shown])
 

@@ -26,6 +26,8 @@ def test_a_pull_is_told_and_the_model_answers(tmp_path: Path) -> None:
             assert lines[-1] == {"status": "success"}
             sized = [one for one in lines if "total" in one]
             assert sized
+            # Ollama's own program shows the digits 7 to 19 of each
+            assert all(len(one["digest"]) == len("sha256:") + 64 for one in sized)
             assert sized[-1]["completed"] == sized[-1]["total"] >= model.stat().st_size
             ask = {"model": "greeter:1b", "stream": False, "options": {"temperature": 0},
                    "messages": [{"role": "user", "content": "x"}]}  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from localllm.engine.scheduler import Event, Stopped, TokenLogprobs
@@ -13,7 +13,7 @@ from localllm.serve.answering.ask import Prepared
 from localllm.serve.answering.feed import Courier, Feed
 from localllm.serve.resident.resident import Resident
 from localllm.thinking import Splitter
-from localllm.toolcalls import CallArguments, CallEnd, CallStart, TextPart, ToolCall, ToolParser
+from localllm.toolcalls import CallArguments, CallEnd, CallStart, TextPart, ToolParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,13 @@ class Called:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """`called`: with tool calls."""
+    """`called`: with tool calls. `thought_tokens` are those of the thinking, its opening mark
+    among them; None where that is not known."""
 
     sample: int
     accounting: Accounting
     called: bool
+    thought_tokens: int | None = None
 
 
 Part = Said | Thinking | Called | Ended
@@ -131,8 +133,21 @@ class _Voice:
         if prepared.format is not None:
             self._parser = prepared.format.parser(prepared.tools)
         self._n_calls = 0
+        self._n_thought = self._n_unsaid = 0  # tokens; unsaid: of text that is still held back
 
     def take(self, event: Event, parts: list[Part]) -> None:
+        n_before = len(parts)
+        self._take(event, parts)
+        self._n_unsaid += event.token is not None
+        said = [part for part in parts[n_before:] if not isinstance(part, Said) or part.text]
+        if said:
+            self._n_thought += self._n_unsaid if isinstance(said[0], Thinking) else 0
+            self._n_unsaid = 0
+        if event.accounting is not None:
+            called = self._n_calls > 0
+            parts.append(Ended(self._index, event.accounting, called, self._n_thought))
+
+    def _take(self, event: Event, parts: list[Part]) -> None:
         logprobs = (event.logprobs,) if event.logprobs is not None else ()
         if self._splitter is None and self._parser is None:
             if event.text or logprobs:
@@ -144,8 +159,6 @@ class _Voice:
                 self._split(event.text, parts)
             if event.last:
                 self._finish(parts)
-        if event.accounting is not None:
-            parts.append(Ended(self._index, event.accounting, self._n_calls > 0))
 
     def _split(self, text: str, parts: list[Part]) -> None:
         if self._splitter is None:
@@ -215,55 +228,3 @@ class Answers(Protocol):
     def parts(self) -> AsyncIterator[list[Part]]: ...
 
     def cancel(self) -> None: ...
-
-
-# --- all of it at once ---------------------------------------------------------------------
-
-
-@dataclass
-class Whole:
-    """One sample's whole answer."""
-
-    text: str = ""
-    thought: str = ""
-    calls: list[ToolCall] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    accounting: Accounting | None = None
-
-    @property
-    def account(self) -> Accounting:
-        assert self.accounting is not None  # set by the last part
-        return self.accounting
-
-
-async def gathered(answering: Answers) -> tuple[Whole, ...]:
-    """Every sample's answer, in order. Raises the request's error."""
-    found = [Whole() for _ in range(answering.n)]
-    calls: dict[tuple[int, int], tuple[CallStart, list[str]]] = {}
-    texts: list[list[str]] = [[] for _ in found]
-    async for parts in answering.parts():
-        for part in parts:
-            one = found[part.sample]
-            if isinstance(part, Said):
-                texts[part.sample].append(part.text)
-                one.logprobs += part.logprobs
-            elif isinstance(part, Thinking):
-                one.thought += part.text
-            elif isinstance(part, Ended):
-                one.accounting = part.accounting
-            elif isinstance(part.part, CallStart):
-                calls[part.sample, part.index] = part.part, []
-            elif isinstance(part.part, CallArguments):
-                calls[part.sample, part.index][1].append(part.part.text)
-    for (sample, _), (start, arguments) in calls.items():
-        found[sample].calls.append(ToolCall(start.id, start.name, "".join(arguments)))
-    for one, pieces in zip(found, texts, strict=True):
-        one.text = "".join(pieces)
-    return tuple(found)
-
-
-def totals(ended: list[Accounting]) -> tuple[int, int, int]:
-    """(prompt, completion, cached) tokens of one request: its samples share the prompt."""
-    prompt = max((one.prompt_tokens for one in ended), default=0)
-    cached = max((one.cached_tokens for one in ended), default=0)
-    return prompt, sum(one.completion_tokens for one in ended), cached

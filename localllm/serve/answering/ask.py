@@ -12,7 +12,7 @@ from localllm.engine.template import encode_prompt
 from localllm.engine.tokenizer import Tokenizer
 from localllm.engine.vision import Pictures, has_images
 from localllm.engine.vision_prompt import MediaPrompt
-from localllm.errors import UsageProblem
+from localllm.errors import EngineError, UsageProblem
 from localllm.generation import Message, Sampling
 from localllm.library.presets import Preset
 from localllm.serve.resident.desk import InUse
@@ -129,9 +129,14 @@ def _conversation(
     if has_images(messages):
         vision = use.resident.vision(use.served.name)
         messages, pictures = vision.marked(messages)
-    rendered = template.render(
-        messages, tools=[tool.as_openai() for tool in offered], variables=ask.variables
-    )
+    offers = [tool.as_openai() for tool in offered]
+    try:
+        rendered = template.render(messages, tools=offers, variables=ask.variables)
+    except EngineError as error:
+        if not ask.variables:
+            raise
+        # What the client hands to the template is the likelier reason.
+        raise UsageProblem(error.message) from None
     thinking = ThinkingFormat.of(template.source)
     sampling = replace(
         sampling,

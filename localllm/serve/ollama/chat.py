@@ -9,12 +9,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from localllm.engine.scheduler import TokenLogprobs
 from localllm.errors import LocalLLMError
 from localllm.generation import Accounting
 from localllm.serve.answering.answer import Called, Ended, Part, Said, Thinking
 from localllm.serve.answering.ask import Ask
 from localllm.serve.ollama import words
 from localllm.serve.ollama.schemas import Asked, OllamaChatBody
+from localllm.serve.openai.chunks import chat_logprobs
 from localllm.serve.service import Begun, Service
 from localllm.serve.web.problems import Failure
 from localllm.serve.web.streams import NDJSON, LineStream, line
@@ -49,6 +51,7 @@ class OllamaChat:
             schema=words.schema_of(body),
             tools=words.tools_of(body.tools),
             variables=words.variables_of(body),
+            logprobs=body.n_logprobs,
             deadline_s=self._service.limits.answer_s,
         )
 
@@ -78,7 +81,7 @@ class ChatWriter:
         self.model = body.model
         self._begun = begun
         self._began = began
-        self._calls: dict[int, tuple[str, list[str]]] = {}
+        self._calls: dict[int, tuple[CallStart, list[str]]] = {}
         self.ended: list[Accounting] = []
 
     def message(self, content: str, **more: Any) -> dict[str, Any]:
@@ -88,8 +91,9 @@ class ChatWriter:
     def lines(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
         found = []
         for part in parts:
-            if isinstance(part, Said) and part.text:
-                found.append(self._line(self.message(part.text)))
+            if isinstance(part, Said):
+                if part.text or part.logprobs:
+                    found.append(self._line(self.message(part.text), part.logprobs))
             elif isinstance(part, Thinking):
                 found.append(self._line(self.message("", thinking=part.text)))
             elif isinstance(part, Called):
@@ -101,19 +105,23 @@ class ChatWriter:
                 found.append(self._last(part))
         return found
 
-    def _line(self, what: dict[str, Any]) -> dict[str, Any]:
-        return {"model": self.model, "created_at": words.now(), **what, "done": False}
+    def _line(self, what: dict[str, Any], logprobs: Sequence[TokenLogprobs] = ()) -> dict[str, Any]:
+        line = {"model": self.model, "created_at": words.now(), **what, "done": False}
+        if logprobs:
+            line["logprobs"] = chat_logprobs(self._begun.tokenizer, logprobs)
+        return line
 
     def _call(self, part: Called) -> dict[str, Any] | None:
         made = part.part
         if isinstance(made, CallStart):
-            self._calls[part.index] = made.name, []
+            self._calls[part.index] = made, []
         elif isinstance(made, CallArguments):
             self._calls[part.index][1].append(made.text)
         elif isinstance(made, CallEnd):
-            name, pieces = self._calls[part.index]
+            start, pieces = self._calls[part.index]
             arguments = words.arguments_of("".join(pieces))
-            return {"function": {"index": part.index, "name": name, "arguments": arguments}}
+            function = {"index": part.index, "name": start.name, "arguments": arguments}
+            return {"id": start.id, "function": function}
         return None
 
     def _last(self, part: Ended) -> dict[str, Any]:
@@ -148,6 +156,9 @@ async def collected(begun: Begun, writer: ChatWriter) -> dict[str, Any]:
         begun.account(writer.ended)
         await begun.close()
     last = found[-1]
+    logprobs = [token for one in found for token in one.get("logprobs", ())]
+    if logprobs:
+        last |= {"logprobs": logprobs}
     if "message" not in last:
         texts = {
             key: "".join(one.get(key, "") for one in found) for key in ("response", "thinking")

@@ -51,12 +51,13 @@ class OllamaGenerate:
             return Ask(
                 text=words.with_places(prompt, len(images)), suffix=body.suffix or None,
                 images=images, sampling=sampling, schema=words.schema_of(body), deadline_s=limit,
+                logprobs=body.n_logprobs,
             )  # fmt: skip
         user = Message("user", body.prompt or "", {"images": images} if images else {})
         system = (Message("system", body.system),) if body.system else ()
         return Ask(
             (*system, user), sampling=sampling, schema=words.schema_of(body), variables=variables,
-            deadline_s=limit, before=tuple(body.context or ()),
+            deadline_s=limit, before=tuple(body.context or ()), logprobs=body.n_logprobs,
         )  # fmt: skip
 
 

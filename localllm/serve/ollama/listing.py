@@ -122,7 +122,7 @@ def _far_tag(one: FarAlias) -> dict[str, Any]:
         "model": one.name,
         "modified_at": words.moment(one.far.added_at),
         "size": 0,
-        "digest": "",
+        "digest": words.digest_of(f"{one.far.kind} {one.name}"),
         "details": _far_details(one.far),
     }
 
@@ -144,7 +144,9 @@ def _far_shown(far: Far) -> dict[str, Any]:
 
 
 def _digest(model: Model) -> str:
-    return model.digest or next((file.sha256 for file in model.files if file.sha256), "")
+    """Of the files; where nobody has hashed them, of what tells them apart."""
+    known = model.digest or next((file.sha256 for file in model.files if file.sha256), None)
+    return known or words.digest_of(f"{model.name} {model.size_bytes} {model.added_at}")
 
 
 def _details(model: Model) -> dict[str, Any]:

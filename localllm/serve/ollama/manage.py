@@ -12,19 +12,21 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from localllm.errors import LocalLLMError, ModelNotFound
+from localllm.errors import ExitCode, LocalLLMError, ModelNotFound
 from localllm.refs import ModelRef
-from localllm.registry import Registry
+from localllm.registry import Model, Registry
 from localllm.registry.resolve import pick
 from localllm.serve.ollama.presets import modelfile_of
 from localllm.serve.ollama.schemas import CopyBody, CreateBody, NameBody
+from localllm.serve.ollama.words import digest_of
+from localllm.serve.resident.catalog import Served
 from localllm.serve.service import Service
 from localllm.serve.web.problems import Failure, RequestProblem
 from localllm.serve.web.streams import NDJSON, LineStream, line
@@ -69,9 +71,7 @@ class Pull:
             raise RequestProblem("insecure downloads are not made here", "insecure")
         reference = remote_reference(body.model)
         lines = _run(self._manager, ["pull", "--", str(reference)])
-        if body.stream is not False:
-            return LineStream(lines, NDJSON)
-        return await _last_line(lines)
+        return await _answer(lines, stream=body.stream is not False)
 
 
 def remote_reference(text: str) -> ModelRef:
@@ -115,11 +115,23 @@ class Delete:
                 registry.remove_alias(alias)
                 break
         else:
-            served = catalog.find(name)
+            model = _own(catalog.find(name))
             with suppress(LocalLLMError):
                 self._manager.service.desk.unload(name)
-            registry.remove(pick(models, ModelRef.parse(served.model.name)))
+            registry.remove(pick(models, ModelRef.parse(model.name)))
         catalog.forget()
+
+
+def _own(served: Served) -> Model:
+    """The registry's model of that very name. The operator's names (--alias, a path) are theirs:
+    what lies behind one was not asked for."""
+    model = served.model
+    if model.id is None or served.name.casefold() != model.name.casefold():
+        raise RequestProblem(
+            f"{served.name} is a name that this server was started with; it is not removed here",
+            "model",
+        )
+    return model
 
 
 class Copy:
@@ -136,10 +148,15 @@ class Copy:
 
     def _copy(self, body: CopyBody) -> None:
         catalog = self._manager.service.desk.catalog
-        model = catalog.find(body.source).model
-        if model.id is None:
+        served = catalog.find(body.source)
+        if served.model.id is None:
             raise ModelNotFound(f"{body.source} is not in the registry")
-        self._manager.registry.set_alias(body.destination, model)
+        if served.adapters != served.model.attached:
+            raise RequestProblem(
+                f"{body.source} is a name that this server was started with, with adapters; "
+                "it cannot be copied", "source",
+            )  # fmt: skip
+        self._manager.registry.set_alias(body.destination, served.model)
         catalog.forget()
 
 
@@ -156,9 +173,7 @@ class Create:
             lambda: modelfile_of(body, self._manager.service.desk.catalog)
         )
         lines = _created(self._manager, body.model, text)
-        if body.stream is not False:
-            return LineStream(lines, NDJSON)
-        return await _last_line(lines)
+        return await _answer(lines, stream=body.stream is not False)
 
 
 async def _created(manager: Manager, name: str, text: str) -> AsyncGenerator[bytes, None]:
@@ -169,19 +184,30 @@ async def _created(manager: Manager, name: str, text: str) -> AsyncGenerator[byt
             yield one
 
 
-async def _last_line(lines: AsyncGenerator[bytes, None]) -> Response:
-    """Without a stream: how it ended, as a status."""
-    last: dict[str, Any] = {}
+async def _answer(lines: AsyncGenerator[bytes, None], *, stream: bool) -> Response:
+    """What failed is the stream's last line; without a stream it is a status."""
+    if stream:
+        return LineStream(_told(lines), NDJSON)
+    last = b""
     async for one in lines:
-        last = json.loads(one)
-    return JSONResponse(last, 500 if "error" in last else 200)
+        last = one
+    return JSONResponse(json.loads(last))
+
+
+async def _told(lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(lines):
+            async for one in lines:
+                yield one
+    except RequestProblem as error:
+        yield line(Failure.of(error).ollama())
 
 
 # --- a command of this program's own -------------------------------------------------------
 
 
 async def _run(manager: Manager, words: Sequence[str]) -> AsyncGenerator[bytes, None]:
-    """Its progress as Ollama's lines; the last says success, or the error."""
+    """Its progress as Ollama's lines; the last says success. Raises RequestProblem."""
     yield line({"status": f"{words[0]}ing" if words[0] == "pull" else "working"})
     async with manager.room:
         process = await asyncio.create_subprocess_exec(
@@ -202,18 +228,19 @@ async def _run(manager: Manager, words: Sequence[str]) -> AsyncGenerator[bytes, 
             await _ended(process)
             answer.cancel()
     manager.service.desk.catalog.forget()
-    if document.get("ok"):
-        yield line({"status": "success"})
-        return
-    error = document.get("error") or {"message": f"{words[0]} failed"}
-    yield line(Failure(500, str(error["message"])).ollama())
+    if not document.get("ok"):
+        error = document.get("error") or {"message": f"{words[0]} failed"}
+        usage = process.returncode == ExitCode.USAGE
+        raise RequestProblem(str(error["message"]), status=400 if usage else 500)
+    yield line({"status": "success"})
 
 
 async def _progress(stream: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
     while raw := await stream.readline():
         with suppress(ValueError, TypeError, AttributeError):
             event = json.loads(raw)
-            found = {"status": str(event["label"]), "digest": str(event["label"])}
+            label = str(event["label"])
+            found = {"status": label, "digest": f"sha256:{digest_of(label)}"}
             if event["total"]:
                 found |= {"total": event["total"], "completed": event["done"]}
             yield found

@@ -61,6 +61,13 @@ class Asked(Named):
     stream: bool | None = None
     keep_alive: KeepAlive | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """How many beside the chosen token; None where none are asked for."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CalledFunction(Body):
@@ -69,16 +76,22 @@ class CalledFunction(Body):
 
 
 class CallMade(Body):
+    id: str | None = None
     function: CalledFunction
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
 class OllamaMessage(Body):
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Annotated[Literal["system", "user", "assistant", "tool"], BeforeValidator(_lower)]
     content: str | None = None
     thinking: str | None = None
     images: list[str] | None = None
     tool_calls: list[CallMade] | None = None
     tool_name: str | None = None
+    tool_call_id: str | None = None
 
 
 class OllamaFunction(Body):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from typing import Any
 from localllm.engine.vision_chunks import MARKER
 from localllm.generation import Accounting, Message
 from localllm.grammars import json_schema_grammar
-from localllm.serve.answering.answer import totals
+from localllm.serve.answering.whole import totals
 from localllm.serve.ollama.schemas import Asked, KeepAlive, OllamaMessage, OllamaTool, Options
 from localllm.serve.openai.words import check_images
 from localllm.serve.web.limits import Limits
@@ -107,7 +108,7 @@ def _message(given: OllamaMessage, where: str, limits: Limits) -> Message:
     if given.tool_calls:
         extra["tool_calls"] = [
             {
-                "id": f"call_{i}",
+                "id": one.id or f"call_{i}",
                 "type": "function",
                 "function": {
                     "name": one.function.name,
@@ -118,6 +119,8 @@ def _message(given: OllamaMessage, where: str, limits: Limits) -> Message:
         ]
     if given.tool_name is not None:
         extra["name"] = given.tool_name
+    if given.tool_call_id is not None:
+        extra["tool_call_id"] = given.tool_call_id
     if given.thinking is not None:
         extra["reasoning_content"] = given.thinking
     images = images_of(given.images, where, limits)
@@ -156,6 +159,12 @@ def now() -> str:
 
 def moment(seconds_since_epoch: float) -> str:
     return datetime.fromtimestamp(seconds_since_epoch, UTC).isoformat().replace("+00:00", "Z")
+
+
+def digest_of(text: str) -> str:
+    """64 hex digits: Ollama's own programs cut the first twelve out of every digest they get, and
+    end where there are fewer."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def ns(value_s: float) -> int:

@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, Response
 from localllm.engine.scheduler import TokenLogprobs
 from localllm.errors import LocalLLMError
 from localllm.generation import Accounting
-from localllm.serve.answering.answer import Called, Ended, Part, Said, Thinking, Whole
+from localllm.serve.answering.answer import Called, Ended, Part, Said, Thinking
 from localllm.serve.answering.ask import Ask
+from localllm.serve.answering.whole import Whole
 from localllm.serve.openai import chunks
 from localllm.serve.openai.schemas import ChatBody
 from localllm.serve.openai.words import (
@@ -55,7 +56,9 @@ class ChatCompletions:
                 "created": chunks.now_s(),
                 "model": body.model,
                 "choices": choices,
-                "usage": chunks.usage_of([one.account for one in found]),
+                "usage": chunks.usage_of(
+                    [one.account for one in found], [one.thought_tokens for one in found]
+                ),
                 "system_fingerprint": chunks.fingerprint(begun.use),
                 **routed(begun),
             }
@@ -64,7 +67,7 @@ class ChatCompletions:
     def _ask(self, body: ChatBody) -> Ask:
         """On a worker: grammars of large schemas take a while."""
         _refuse(body)
-        tools = tools_of(body.tools)
+        choice, tools = choice_of(body, tools_of(body.tools))
         limits = self._service.limits
         max_tokens = body.max_completion_tokens
         if max_tokens is None:
@@ -77,7 +80,7 @@ class ChatCompletions:
             logit_bias=biases(body.logit_bias),
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             tools=tools,
-            tool_choice=choice_of(body, tools),
+            tool_choice=choice,
             parallel_calls=body.parallel_tool_calls is not False,
             variables=_variables(body),
             ignore_eog=body.ignore_eos is True,
@@ -159,6 +162,7 @@ class _Writer:
         self._prefix = b"data: " + json.dumps(self._head).encode()[:-1] + b', "choices": '
         self._suffix = (b', "usage": null' if self._usage else b"") + b"}\n\n"
         self.ended: list[Accounting] = []
+        self._thought: list[int | None] = []
         self._begun = begun
 
     def role(self, n: int) -> bytes:
@@ -177,6 +181,7 @@ class _Writer:
             delta = _call_delta(part)
             return self._chunk(part.sample, delta) if delta else b""
         self.ended.append(part.accounting)
+        self._thought.append(part.thought_tokens)
         return self._end(part)
 
     def _chunk(
@@ -205,7 +210,8 @@ class _Writer:
     def last(self) -> bytes:
         if not self._usage:
             return DONE
-        return event({**self._head, "choices": [], "usage": chunks.usage_of(self.ended)}) + DONE
+        usage = chunks.usage_of(self.ended, self._thought)
+        return event({**self._head, "choices": [], "usage": usage}) + DONE
 
 
 def _call_delta(part: Called) -> dict[str, Any] | None:

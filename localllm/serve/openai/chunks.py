@@ -13,7 +13,7 @@ from typing import Any
 from localllm.engine.scheduler import Logprob, TokenLogprobs
 from localllm.engine.tokenizer import Tokenizer
 from localllm.generation import Accounting
-from localllm.serve.answering.answer import totals
+from localllm.serve.answering.whole import totals
 from localllm.serve.openai.schemas import Sampled
 from localllm.serve.resident.desk import InUse
 
@@ -26,14 +26,21 @@ def now_s() -> int:
     return int(time.time())
 
 
-def usage_of(ended: Sequence[Accounting]) -> dict[str, Any]:
+def usage_of(
+    ended: Sequence[Accounting], thought: Sequence[int | None] = (None,)
+) -> dict[str, Any]:
+    """`thought` are the tokens of each sample's thinking; None says that nobody counted."""
     prompt, completion, cached = totals(list(ended))
-    return {
+    usage = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
+    known = [n for n in thought if n is not None]
+    if known:
+        usage["completion_tokens_details"] = {"reasoning_tokens": sum(known)}
+    return usage
 
 
 def finish_of(account: Accounting, called: bool) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -12,8 +13,9 @@ from starlette.responses import JSONResponse, Response
 from localllm.engine.infill import CannotInfill
 from localllm.errors import LocalLLMError
 from localllm.generation import Accounting
-from localllm.serve.answering.answer import Ended, Part, Said, Whole
+from localllm.serve.answering.answer import Ended, Part, Said
 from localllm.serve.answering.ask import Ask
+from localllm.serve.answering.whole import Whole, together
 from localllm.serve.openai import chunks
 from localllm.serve.openai.chat import DONE
 from localllm.serve.openai.schemas import CompletionBody
@@ -37,7 +39,7 @@ class Completions:
         _refuse(body, prompts)
         begun = await self._begun(request, body, prompts)
         if body.stream:
-            return LineStream(_stream(begun[0], body, prompts[0]), SSE, begun[0].close)
+            return LineStream(_stream(begun, body, prompts), SSE, _closing(begun))
         choices: list[dict[str, Any]] = []
         ended: list[dict[str, Any]] = []
         try:
@@ -47,8 +49,7 @@ class Completions:
                 choices += _choices(one, best, prompt, body, first=len(choices))
                 ended.append(chunks.usage_of([sample.account for sample in found]))
         finally:
-            for one in begun:
-                await one.close()
+            await _closing(begun)()
         _note_sum(begun[0], ended)
         return JSONResponse(
             {
@@ -73,8 +74,7 @@ class Completions:
                     await self._service.begin(request, body.model, ask, whole=not body.stream)
                 )
         except BaseException as error:
-            for one in begun:
-                await one.close()
+            await _closing(begun)()
             if isinstance(error, CannotInfill):
                 raise RequestProblem(error.message, "suffix") from None
             raise
@@ -101,6 +101,14 @@ class Completions:
         )
 
 
+def _closing(begun: Sequence[Begun]) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        for one in begun:
+            await one.close()
+
+    return close
+
+
 def _prompts(body: CompletionBody) -> list[str | list[int]]:
     given = body.prompt
     if isinstance(given, str):
@@ -123,8 +131,6 @@ def _refuse(body: CompletionBody, prompts: Sequence[Any]) -> None:
         )
     if len(prompts) > _MOST_PROMPTS:
         raise RequestProblem(f"{len(prompts)} prompts; at most {_MOST_PROMPTS}", "prompt")
-    if body.stream and len(prompts) > 1:
-        raise RequestProblem("a stream answers one prompt", "prompt")
 
 
 def _chooses(body: CompletionBody) -> bool:
@@ -183,43 +189,66 @@ def _note_sum(begun: Begun, ended: Sequence[dict[str, Any]]) -> None:
     usage.completion_tokens = total["completion_tokens"]
 
 
-async def _stream(
-    begun: Begun, body: CompletionBody, prompt: str | list[int]
-) -> AsyncGenerator[bytes, None]:
-    head = {
-        "id": chunks.new_id("cmpl"),
-        "object": "text_completion",
-        "created": chunks.now_s(),
-        "model": body.model,
-        "system_fingerprint": chunks.fingerprint(begun.use),
-    }
-    n = body.n or 1
-    logprobs = [chunks.TextLogprobs(begun.tokenizer) for _ in range(n)]
-    ended: list[Accounting] = []
+class _Writer:
+    """Chunks of one stream; sample `i` of prompt `p` is choice p * n + i."""
 
-    def chunk(sample: int, text: str, finish: str | None, of: Any = None) -> bytes:
-        choice = {"index": sample, "text": text, "logprobs": of, "finish_reason": finish}
-        return event({**head, "choices": [choice]})
+    def __init__(self, begun: Sequence[Begun], body: CompletionBody) -> None:
+        self._n = body.n or 1
+        self._usage = chunks.wants_usage(body)
+        self.head = {
+            "id": chunks.new_id("cmpl"),
+            "object": "text_completion",
+            "created": chunks.now_s(),
+            "model": body.model,
+            "system_fingerprint": chunks.fingerprint(begun[0].use),
+        }
+        self._logprobs = [
+            chunks.TextLogprobs(one.tokenizer) for one in begun for _ in range(self._n)
+        ]
+        self.ended: list[list[Accounting]] = [[] for _ in begun]
 
-    def written(part: Part) -> bytes:
+    def echo(self, at: int, text: str) -> bytes:
+        return b"".join(self._chunk(at * self._n + i, text, None) for i in range(self._n))
+
+    def part(self, at: int, part: Part) -> bytes:
+        choice = at * self._n + part.sample
         if isinstance(part, Said):
-            of = logprobs[part.sample].of(part.logprobs) if part.logprobs else None
-            return chunk(part.sample, part.text, None, of)
+            of = self._logprobs[choice].of(part.logprobs) if part.logprobs else None
+            return self._chunk(choice, part.text, None, of)
         assert isinstance(part, Ended)  # without a template there is nothing else
-        ended.append(part.accounting)
-        return chunk(part.sample, "", chunks.finish_of(part.accounting, called=False))
+        self.ended[at].append(part.accounting)
+        return self._chunk(choice, "", chunks.finish_of(part.accounting, called=False))
 
+    def _chunk(self, choice: int, text: str, finish: str | None, of: Any = None) -> bytes:
+        one = {"index": choice, "text": text, "logprobs": of, "finish_reason": finish}
+        more = {"usage": None} if self._usage else {}
+        return event({**self.head, "choices": [one], **more})
+
+    @property
+    def usages(self) -> list[dict[str, Any]]:
+        return [chunks.usage_of(ended) for ended in self.ended]
+
+    def last(self) -> bytes:
+        if not self._usage:
+            return DONE
+        return event({**self.head, "choices": [], "usage": _summed(self.usages)}) + DONE
+
+
+async def _stream(
+    begun: Sequence[Begun], body: CompletionBody, prompts: Sequence[str | list[int]]
+) -> AsyncGenerator[bytes, None]:
+    writer = _Writer(begun, body)
     if body.echo:
-        before = _echo(begun, prompt, body)
-        yield b"".join(chunk(i, before, None) for i in range(n))
+        for i, (one, prompt) in enumerate(zip(begun, prompts, strict=True)):
+            yield writer.echo(i, _echo(one, prompt, body))
     try:
-        async for parts in begun.answering.parts():
-            yield b"".join(written(part) for part in parts)
+        async with aclosing(together([one.answering for one in begun])) as steps:
+            async for i, parts in steps:
+                yield b"".join(writer.part(i, part) for part in parts)
     except LocalLLMError as error:
         yield event(Failure.of(error).openai())
         return
     finally:
-        begun.account(ended)
-    if chunks.wants_usage(body):
-        yield event({**head, "choices": [], "usage": chunks.usage_of(ended)})
-    yield DONE
+        begun[0].account([one for ended in writer.ended for one in ended])
+        _note_sum(begun[0], writer.usages)
+    yield writer.last()

@@ -89,7 +89,7 @@ class _Writer:
         self._begun = begun
         self._kept = kept
         self._said = said
-        self._output = Output()
+        self._output = Output(begun.tokenizer)
         self._id = new_id("resp").replace("-", "_")
         self._created = now_s()
         self._n_events = 0
@@ -131,12 +131,13 @@ class _Writer:
         return event({**what, "sequence_number": number}, what["type"])
 
     def _note(self) -> None:
-        account = self._output.account
-        self._begun.account([account] if account is not None else [])
+        ended = self._output.ended
+        self._begun.account([ended.accounting] if ended is not None else [])
 
     def _finished(self) -> dict[str, Any]:
-        account = self._output.account
-        assert account is not None  # set by the last part
+        ended = self._output.ended
+        assert ended is not None  # set by the last part
+        account = ended.accounting
         cut = account.finish_reason != "stop"
         if self._body.store is not False:
             self._kept.add(self._id, (*self._said, self._output.message()))
@@ -148,7 +149,7 @@ class _Writer:
             "input_tokens": account.prompt_tokens,
             "input_tokens_details": {"cached_tokens": account.cached_tokens},
             "output_tokens": account.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": ended.thought_tokens or 0},
             "total_tokens": account.prompt_tokens + account.completion_tokens,
         }
         return response
@@ -177,6 +178,7 @@ class _Writer:
             "text": {"format": {"type": "text"}} | text,
             "tool_choice": choice.model_dump() if choice and not isinstance(choice, str)
             else choice or "auto",
+            "top_logprobs": body.top_logprobs or 0,
             "tools": [one.model_dump() for one in body.tools or ()],
             "top_p": body.top_p,
             "truncation": "disabled",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from localllm.generation import Accounting, Message
+from localllm.generation import Message
 from localllm.serve.answering.answer import Called, Ended, Part, Said, Thinking
-from localllm.serve.openai.chunks import new_id
+from localllm.serve.openai.chunks import chat_logprobs, new_id
 from localllm.toolcalls import CallArguments, CallEnd, CallStart
 
 Kind = Literal["message", "reasoning", "function_call"]
@@ -22,8 +22,10 @@ class _Item:
     index: int
     id: str
     text: str = ""
+    status: str = "in_progress"
     call_id: str = ""
     name: str = ""
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     def shown(self, status: str) -> dict[str, Any]:
         if self.kind == "function_call":
@@ -41,7 +43,8 @@ class _Item:
     def part(self) -> dict[str, Any]:
         if self.kind == "reasoning":
             return {"type": "reasoning_text", "text": self.text}
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": self.text, "annotations": [],
+                "logprobs": list(self.logprobs)}  # fmt: skip
 
     def at(self) -> dict[str, Any]:
         where: dict[str, Any] = {"item_id": self.id, "output_index": self.index}
@@ -59,17 +62,24 @@ _TEXT: dict[Kind, str] = {
 class Output:
     """Takes parts, gives events, keeps the items."""
 
+    tokenizer: Any  # the model's
     done: list[_Item] = field(default_factory=list)
     open: _Item | None = None
-    account: Accounting | None = None
+    ended: Ended | None = None
+    _logprobs: list[dict[str, Any]] = field(default_factory=list)  # of text that is to come
 
     def take(self, part: Part) -> list[Event]:
         if isinstance(part, Said):
+            if part.logprobs:
+                self._logprobs += chat_logprobs(self.tokenizer, part.logprobs)
             return self._text("message", part.text) if part.text else []
         if isinstance(part, Thinking):
+            self._logprobs.clear()  # those of the thinking are not told
             return self._text("reasoning", part.text)
         if isinstance(part, Ended):
-            self.account = part.accounting
+            self.ended = part
+            if self.open is not None and part.accounting.finish_reason != "stop":
+                return self._close("incomplete")
             return self._close()
         return self._call(part)
 
@@ -112,31 +122,35 @@ class Output:
         assert item is not None
         item.text += text
         event = {"type": f"response.{_TEXT[item.kind]}.delta", **item.at(), "delta": text}
-        return [event | {"logprobs": []} if item.kind == "message" else event]
+        if item.kind == "message":
+            event["logprobs"], self._logprobs = self._logprobs, []
+            item.logprobs += event["logprobs"]
+        return [event]
 
-    def _close(self) -> list[Event]:
+    def _close(self, status: str = "completed") -> list[Event]:
         item, self.open = self.open, None
         if item is None:
             return []
+        item.status = status
         self.done.append(item)
         said = {"arguments": item.text, "name": item.name}
         if item.kind != "function_call":
             said = {"text": item.text}
         events: list[Event] = [{"type": f"response.{_TEXT[item.kind]}.done", **item.at(), **said}]
         if item.kind == "message":
-            events[0]["logprobs"] = []
+            events[0]["logprobs"] = list(item.logprobs)
         if item.kind != "function_call":
             events.append({"type": "response.content_part.done", **item.at(), "part": item.part()})
         return [
             *events,
             {
                 "type": "response.output_item.done", "output_index": item.index,
-                "item": item.shown("completed"),
+                "item": item.shown(status),
             },
         ]  # fmt: skip
 
     def items(self) -> list[dict[str, Any]]:
-        return [item.shown("completed") for item in self.done]
+        return [item.shown(item.status) for item in self.done]
 
     def message(self) -> Message:
         """What was said, as a turn of the conversation."""

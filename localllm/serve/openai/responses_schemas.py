@@ -56,6 +56,14 @@ class ChosenTool(Body):
     name: str
 
 
+class ToolSubset(Body):
+    """Of the tools these may be called now."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ChosenTool], Field(min_length=1)]
+
+
 class TextFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -83,14 +91,26 @@ class ResponsesBody(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     tools: list[ResponseTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | ToolSubset | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     stream: bool | None = None
+    include: list[str] | None = Field(
+        None, description="message.output_text.logprobs; the rest is not made here."
+    )
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, Any] | None = None
     user: str | None = None
     # refused where they are given
     background: bool | None = None
     conversation: Any | None = None
     prompt: Any | None = None
+
+    @property
+    def n_logprobs(self) -> int | None:
+        """How many beside the chosen token; None where none are asked for."""
+        if "message.output_text.logprobs" in (self.include or ()) or self.top_logprobs:
+            return self.top_logprobs or 0
+        return None

@@ -9,6 +9,7 @@ from localllm.generation import Message
 from localllm.grammars import json_schema_grammar
 from localllm.serve.answering.ask import Ask
 from localllm.serve.openai.responses_schemas import (
+    ChosenTool,
     InputImage,
     InputItem,
     InputRefusal,
@@ -16,8 +17,9 @@ from localllm.serve.openai.responses_schemas import (
     ResponsesBody,
     ResponseTool,
     TextFormat,
+    ToolSubset,
 )
-from localllm.serve.openai.words import check_images, image_of
+from localllm.serve.openai.words import check_images, image_of, named, subset
 from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import RequestProblem
 from localllm.toolcalls import Tool
@@ -26,7 +28,7 @@ from localllm.toolcalls import Tool
 def ask_of(body: ResponsesBody, before: Sequence[Message], limits: Limits) -> Ask:
     """`before` is the conversation that this one goes on from."""
     _refuse(body)
-    tools = tools_of(body.tools)
+    choice, tools = _choice(body, tools_of(body.tools))
     sampling: dict[str, Any] = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -47,7 +49,8 @@ def ask_of(body: ResponsesBody, before: Sequence[Message], limits: Limits) -> As
         sampling={name: value for name, value in sampling.items() if value is not None},
         schema=schema,
         tools=tools,
-        tool_choice=_choice(body, tools),
+        tool_choice=choice,
+        logprobs=body.n_logprobs,
         parallel_calls=body.parallel_tool_calls is not False,
         variables=variables,
         deadline_s=limits.answer_s,
@@ -87,17 +90,16 @@ def tools_of(given: Sequence[ResponseTool] | None) -> tuple[Tool, ...]:
     return tuple(found.values())
 
 
-def _choice(body: ResponsesBody, tools: tuple[Tool, ...]) -> str:
+def _choice(body: ResponsesBody, tools: tuple[Tool, ...]) -> tuple[str, tuple[Tool, ...]]:
+    """As in chat: the choice, and the tools that may be called."""
     wanted = body.tool_choice
-    if wanted is None or isinstance(wanted, str):
-        if wanted == "required" and not tools:
-            raise RequestProblem("tool_choice is required, and there are no tools", "tool_choice")
-        return wanted or "auto"
-    if wanted.name not in {tool.name for tool in tools}:
-        raise RequestProblem(
-            f"tool_choice names {wanted.name!r}, which is no tool of this request", "tool_choice"
-        )
-    return wanted.name
+    if isinstance(wanted, ChosenTool):
+        return named(wanted.name, tools), tools
+    if isinstance(wanted, ToolSubset):
+        return wanted.mode, subset([one.name for one in wanted.tools], tools)
+    if wanted == "required" and not tools:
+        raise RequestProblem("tool_choice is required, and there are no tools", "tool_choice")
+    return wanted or "auto", tools
 
 
 def messages_of(body: ResponsesBody, limits: Limits) -> tuple[Message, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from localllm.generation import Message
-from localllm.grammars import json_schema_grammar
+from localllm.grammars import check_ways, json_schema_grammar
 from localllm.serve.openai.schemas import (
     ChatBody,
     ChatMessage,
@@ -21,6 +21,7 @@ from localllm.serve.openai.schemas import (
     ResponseFormat,
     Sampled,
     TextContent,
+    ToolSubset,
 )
 from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import RequestProblem
@@ -38,6 +39,8 @@ def sampling_of(body: Sampled, max_tokens: int | None, grammar: str | None) -> d
     given = {name: getattr(body, name) for name in names}
     given["max_tokens"] = max_tokens
     given["seed"] = None if body.seed is None else body.seed % _SEEDS
+    if body.grammar:
+        check_ways(body.grammar)
     given["grammar"] = grammar or body.grammar
     found = {name: value for name, value in given.items() if value is not None}
     if body.stop:
@@ -85,21 +88,33 @@ def tools_of(given: list[FunctionTool] | None) -> tuple[Tool, ...]:
     return tuple(found.values())
 
 
-def choice_of(body: ChatBody, tools: tuple[Tool, ...]) -> str:
-    """ "auto", "required", "none" or the name of a tool that is there."""
+def choice_of(body: ChatBody, tools: tuple[Tool, ...]) -> tuple[str, tuple[Tool, ...]]:
+    """ "auto", "required", "none" or the name of a tool that is there; and the tools that may be
+    called."""
     wanted = body.tool_choice
-    if wanted is None:
-        return "auto"
     if isinstance(wanted, NamedTool):
-        if wanted.function.name not in {tool.name for tool in tools}:
-            raise RequestProblem(
-                f"tool_choice names {wanted.function.name!r}, which is no tool of this request",
-                "tool_choice",
-            )
-        return wanted.function.name
+        return named(wanted.function.name, tools), tools
+    if isinstance(wanted, ToolSubset):
+        allowed = wanted.allowed_tools
+        return allowed.mode, subset([one.function.name for one in allowed.tools], tools)
     if wanted == "required" and not tools:
         raise RequestProblem("tool_choice is required, and there are no tools", "tool_choice")
-    return wanted
+    return wanted or "auto", tools
+
+
+def named(name: str, tools: Sequence[Tool]) -> str:
+    """Raises RequestProblem for what is no tool of the request."""
+    if name not in {tool.name for tool in tools}:
+        raise RequestProblem(
+            f"tool_choice names {name!r}, which is no tool of this request", "tool_choice"
+        )
+    return name
+
+
+def subset(names: Sequence[str], tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    """Those that `allowed_tools` names. Raises RequestProblem for what is no tool."""
+    wanted = {named(name, tools) for name in names}
+    return tuple(tool for tool in tools if tool.name in wanted)
 
 
 def messages_of(given: list[ChatMessage], limits: Limits) -> tuple[Message, ...]:

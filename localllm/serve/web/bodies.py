@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import RequestProblem
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -106,13 +110,23 @@ def _announced(request: Request) -> int:
 
 def invalid(error: ValidationError) -> RequestProblem:
     """The first mistake, in words that name the field."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = _deepest(found, found[0]["loc"])
     where = _where(first["loc"])
     if first["type"] == "json_invalid":
         return RequestProblem(f"the body is not JSON: {first['msg']}")
     message = str(first["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return RequestProblem(f"{where}: {message}" if where else message, where or None)
+
+
+def _deepest(found: Sequence[ErrorDetails], path: tuple[int | str, ...]) -> ErrorDetails:
+    """Of a field that may be several things, the mistake within the one that comes nearest: of a
+    list with one bad part that part, and not that it is no string."""
+    n = next((i for i, s in enumerate(path) if isinstance(s, str) and _names_union(s)), None)
+    if n is None:
+        return found[0]
+    return max((one for one in found if one["loc"][:n] == path[:n]), key=lambda e: len(e["loc"]))
 
 
 def _where(path: tuple[int | str, ...]) -> str:
@@ -128,4 +142,4 @@ def _where(path: tuple[int | str, ...]) -> str:
 
 def _names_union(step: str) -> bool:
     """Steps of pydantic's path that name a member of a union, and not a field."""
-    return step[:1].isupper() or "[" in step or step in ("str", "float", "int")
+    return step[:1].isupper() or "[" in step or step in ("str", "float", "int", "bool")
