@@ -110,6 +110,8 @@ def _say(routing: Routing, sink: Sink) -> None:
     """Who and why, on stderr."""
     for failure in routing.failures:
         sink.warn(f"{failure.member} could not answer: {failure.message}")
+    if routing.says is not None:
+        sink.warn(f"{routing.member} says that it is {routing.says}, which was not asked for")
     cost = "" if routing.cost is None else f"; cost {routing.cost:.4g}"
     unit = {"money": "", "seconds": " s", "joules": " J"}[routing.cost_unit] if cost else ""
     where = ", outside this machine" if routing.outside else ""

@@ -41,6 +41,9 @@ class CheckedArrays:
             raise DamagedFile(f"{name} holds what is no weight: NaN, infinite or absurdly large")
         return values
 
+    def has(self, name: str) -> bool:
+        return name in self._arrays
+
     def number(self, name: str) -> float:
         return float(self.floats(name))
 
@@ -125,6 +128,7 @@ def _lexical(held: CheckedArrays) -> Lexical:
     trust = held.floats("trust", len(forms))
     if len(trust) and not 0 <= trust.min() <= trust.max() <= 1:
         raise DamagedFile("trust is a share from 0 to 1")
+    no_slopes = np.zeros(len(domains))
     return Lexical(
         vocabulary,
         held.number("average"),
@@ -137,6 +141,8 @@ def _lexical(held: CheckedArrays) -> Lexical:
         held.floats("centroid", len(domains), n_terms),
         held.floats("log_share", len(domains)),
         held.floats("offset", len(domains)),
+        # a router that was trained before domains had slopes has none
+        held.floats("domain_slope", len(domains)) if held.has("domain_slope") else no_slopes,
         held.floats("word_weight", n_terms),
     )
 

@@ -87,6 +87,28 @@ def test_words_and_domains_of_an_explanation_are_the_ones_that_matter() -> None:
     assert {part.name for part in parts if part.what == "domain"} == set(NEED)
 
 
+def test_load_counts_for_more_in_one_field_than_in_another() -> None:
+    """Of logic the strong model is needed for long prompts, of cooking for short ones."""
+    contrast = known(600)
+    long = np.arange(600) % 2 == 0
+    more = " and, if more, then less of it" * 12
+    prompts = [
+        prompt + more * bool(is_long)
+        for prompt, is_long in zip(contrast.prompts, long, strict=True)
+    ]
+    field = np.array(contrast.domains)
+    needed = np.where(field == "logic", long, np.where(field == "cooking", ~long, False))
+    weak = 1.0 - needed
+    predictor = train_lexical(replace(contrast, prompts=tuple(prompts), weak=weak))
+    slope = dict(zip(predictor.domains, predictor.domain_slope, strict=True))
+    assert slope["logic"] > slope["history"] > slope["cooking"]
+    for words, sign in (("theorem lemma axiom proof", 1), ("butter garlic flour oven", -1)):
+        shorter, longer = predictor.scores([words + "?", words + "?" + more])
+        assert np.sign(longer - shorter) == sign
+        parts = predictor.parts(words + "?" + more)
+        assert np.sign(sum(part.amount for part in parts if part.what == "load")) == sign
+
+
 def test_a_form_that_was_never_seen_is_ordered_by_load_alone() -> None:
     predictor = train_lexical(known(300))
     easy, hard = "料理", "料理" * 200 + "、もし12のうち5が" * 30

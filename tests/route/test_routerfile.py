@@ -40,6 +40,16 @@ def test_round_trip(tmp_path: Path, kind: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_router_of_before_domains_had_slopes(saved: Path, tmp_path: Path) -> None:
+    with np.load(saved, allow_pickle=False) as held:
+        n = len(held["domains"])
+    flat = rewrite(saved, tmp_path / "flat.npz", put("domain_slope", np.zeros(n)))
+    old = rewrite(saved, tmp_path / "old.npz", lambda arrays: arrays.pop("domain_slope"))
+    assert n > 0
+    found, expected = (routerfile.load(path).probabilities(PROMPTS) for path in (old, flat))
+    assert found == pytest.approx(expected)
+
+
 def test_an_embedded_router_wants_its_own_embedder(tmp_path: Path) -> None:
     router = train_router(known(90), "small", "large", trainer(Hashed())).router
     path = tmp_path / "router.npz"
@@ -99,6 +109,8 @@ def no_characters(name: str) -> Callable[[dict[str, np.ndarray]], None]:
 HOSTILE: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
     "a weight that is NaN": spoil("word_weight", np.nan),
     "an infinite offset": spoil("offset", np.inf),
+    "a slope that is NaN": spoil("domain_slope", np.nan),
+    "slopes of other domains": lambda a: a.update(domain_slope=a["domain_slope"][:-1]),
     "an absurd weight": spoil("word_weight", 1e30),
     "trust over 1": spoil("trust", 2.0),
     "a negative deviation": spoil("cue_deviation", -1.0),

@@ -139,8 +139,10 @@ class RoutedGenerator(Closing):
         if routing.decision is None:
             return
         failures = [[f.member, f.kind, f.message] for f in routing.failures]
-        data: dict[str, Any] = {"failures": failures, "escalated": routing.escalated,
-                "signals": dict(routing.signals), "first_token_s": seconds}  # fmt: skip
+        data: dict[str, Any] = {
+            "failures": failures, "escalated": routing.escalated, "says": routing.says,
+            "signals": dict(routing.signals), "first_token_s": seconds,
+        }  # fmt: skip
         if account is not None and account.prompt_tokens:  # a person's answer has none
             data |= {"prompt_tokens": account.prompt_tokens,
                      "completion_tokens": account.completion_tokens}  # fmt: skip

@@ -13,8 +13,14 @@ from localllm.generation import Accounting, Piece
 from localllm.privacy import Action, Masker, Restorer
 from localllm.route.answering.cascade import CascadeStream, Escalate
 from localllm.route.answering.members import MemberDoor
-from localllm.route.answering.routing import Failed, Routing
-from localllm.route.answering.stream import MemberStream, PartIterator, TooSlow, hands_on
+from localllm.route.answering.routing import Failed, Routing, another_model
+from localllm.route.answering.stream import (
+    MemberStream,
+    PartIterator,
+    SaidNothing,
+    TooSlow,
+    hands_on,
+)
 from localllm.route.deciding.asked import Asked
 from localllm.route.deciding.decider import Choice
 from localllm.route.deciding.guarding import Guarded, masked
@@ -51,6 +57,7 @@ class RoutedStream:
         self._restorers: tuple[Restorer, Restorer, Restorer] | None = None
         self._timer: threading.Timer | None = None
         self._late = False
+        self._said = False  # the current member, anything at all
         self._shown = False
         self._cancelled = False
         self._over = False
@@ -102,9 +109,13 @@ class RoutedStream:
             if self._late and not self._shown and not self._cancelled:
                 self._failed(TooSlow("no word in time"))
                 continue
+            if part is None and self._is_empty(stream):
+                self._failed(SaidNothing(f"{self.routing.member}: an answer without a word"))
+                continue
             if part is None:
                 self._end()
                 break
+            self._said = True
             part = self._restored(part)
             if part is not None:
                 self._note(part)
@@ -125,7 +136,7 @@ class RoutedStream:
             outside=standing.outside,
         )  # fmt: skip
         wanted = self._wanted
-        self._restorers = None
+        self._restorers, self._said = None, False
         policy = self._generator.opened.spec.privacy
         if self._guarded.action is Action.MASK and policy.watches(standing.outside):
             masker = Masker()  # a request carries all its turns; another's data are not in it
@@ -185,6 +196,17 @@ class RoutedStream:
             raise error
         self._names.pop(0)
 
+    def _is_empty(self, stream: MemberStream) -> bool:
+        """Nothing was said, nobody wanted that, and there is another who can be asked. What the
+        prompt cost is spent."""
+        account = stream.accounting
+        if self._said or self._cancelled or self._wanted.sampling.stop or len(self._names) < 2:
+            return False
+        if account is None or account.finish_reason != "stop":
+            return False
+        self._spent = self._cost(account) or self._spent
+        return True
+
     def _end_unasked(self) -> None:
         """Cancelled before anybody was asked."""
         self._over = True
@@ -208,7 +230,7 @@ class RoutedStream:
                     self._note(self._last[-1])
         account = self._current.accounting
         self.model = f"{self.routing.member} ({self._current.model or self.routing.model})"
-        self.routing = replace(self.routing, cost=self._cost(account))
+        self.routing = replace(self.routing, cost=self._cost(account), says=self._other_name())
         self.accounting = None if account is None else self._account(account)
         self._release()
         self._generator.finish(self.routing, True, self._first_s, account)
@@ -227,6 +249,12 @@ class RoutedStream:
         values = {name: getattr(account, name) for name in Accounting.__dataclass_fields__}
         values["first_token_s"] = first_s
         return EndpointAccounting(**values, model=self.model, cost=money)
+
+    def _other_name(self) -> str | None:
+        """What the endpoint says that it is, where that is not what was asked for."""
+        endpoint = self._standing().endpoint
+        said = None if self._current is None else self._current.model
+        return said if endpoint is not None and another_model(endpoint.model, said) else None
 
     def _release(self) -> None:
         door, self._door = self._door, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from localllm.generation import Message
 
 REMEMBERED = 10_000  # conversations
+_VERSION = re.compile(r"(?:[-@:](?:v?[\d.-]+|latest))?(?:\.gguf)?")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Failed:
 class Routing:
     """What became of one question. `member` answers (so far), `chosen` was the router's choice;
     `sticky`: the conversation stayed with the member that began it. `cost` is the answer's own
-    once it has ended, before that what was expected. `decision` is its number for feedback."""
+    once it has ended, before that what was expected. `decision` is its number for feedback. `says`:
+    what an endpoint calls who answered, where that is another model than it was asked for."""
 
     router: str
     version: int
@@ -46,6 +49,17 @@ class Routing:
     guard: Mapping[str, Any] = field(default_factory=dict)
     failures: tuple[Failed, ...] = ()
     decision: int | None = None
+    says: str | None = None
+
+
+def another_model(asked: str | None, said: str | None) -> bool:
+    """Whether an endpoint names another model than the one it was asked for. Folders, letters'
+    case and the date or number of a version ("-2024-08-06") are no other model."""
+    if not asked or not said:
+        return False
+    names = [name.replace("\\", "/").rsplit("/", 1)[-1].casefold() for name in (asked, said)]
+    short, long = sorted(names, key=len)
+    return not long.startswith(short) or not _VERSION.fullmatch(long[len(short) :])
 
 
 class Sticky:

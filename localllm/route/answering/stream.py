@@ -37,6 +37,10 @@ class NobodyAnswered(EngineError):
     """The person did not answer in time."""
 
 
+class SaidNothing(EngineError):
+    """The answer ended without a word."""
+
+
 class MemberStream(Protocol):
     """One member's answer. `accounting` is set at its end; `model` is who answered, by the
     member's own word."""

@@ -1,6 +1,7 @@
 """The linear predictor: reading load, domain, words. A decision is a few dictionary look-ups.
 
-    score = average + slope(form) x load + trust(form) x (domain offset + sum of word weights)
+    score = average + (slope(form) + trust(form) x domain slope) x load
+            + trust(form) x (domain offset + sum of word weights)
 
 - load: how much there is to read and to relate (text.cues), which asks more of a model whatever
   the subject. Its slope is learned from all prompts, and apart for every form of prompt
@@ -8,6 +9,9 @@
 - domain offset: how much the strong model is better in a field, over the fields that the words
   of the prompt resemble. Fields come with the training prompts (an MMLU subject); their offsets
   are shrunk by DOMAIN_PRIOR prompts towards the average.
+- domain slope: how much more, or less, load asks for the strong model in that field than
+  elsewhere, shrunk towards nothing. A long question in macroeconomics is one that only the strong
+  model gets right; in abstract algebra it is one that both get wrong (MMLU, measured).
 - word weights: ridge regression of what these two leave, on TF-IDF of words and word pairs.
 - trust: n / (n + TRUST_PRIOR) for a form with n training prompts. What was learned of fields
   and words does not carry over to a kind of prompt that was not seen (trained on MMLU alone it
@@ -62,6 +66,7 @@ class Lexical:
     centroid: Floats  # [n_domains, n_terms], unit rows
     log_share: Floats  # [n_domains], log of each domain's share of the training prompts
     offset: Floats  # [n_domains]
+    domain_slope: Floats  # [n_domains], of load, beside the form's
     word_weight: Floats  # [n_terms]
 
     def scores(self, prompts: Sequence[str]) -> Floats:
@@ -73,16 +78,16 @@ class Lexical:
     def _parts(self, prompt: str) -> list[Part]:
         reading = read(prompt)
         slope, trust = self._of_form(reading.form)
+        shares = self.scale.shares(reading)
         parts = [Part("average", "", self.average)]
-        parts += [
-            Part("load", name, float(slope * share))
-            for name, share in zip(CUES, self.scale.shares(reading), strict=True)
-        ]
         if trust == 0.0:
-            return parts
+            return parts + _load_parts(slope, shares)
         columns, values = self.vocabulary.row(reading.text)
-        if self.domains:
+        if not self.domains:
+            parts += _load_parts(slope, shares)
+        else:
             likeness = _soft(self.centroid[:, columns] @ values, self.log_share)
+            parts += _load_parts(slope + trust * float(likeness @ self.domain_slope), shares)
             parts += [
                 Part("domain", name, float(trust * p * offset))
                 for name, p, offset in zip(self.domains, likeness, self.offset, strict=True)
@@ -126,6 +131,7 @@ class Lexical:
             "centroid": self.centroid.astype(small),
             "log_share": self.log_share,
             "offset": self.offset,
+            "domain_slope": self.domain_slope,
             "word_weight": self.word_weight.astype(small),
         }
 
@@ -140,12 +146,13 @@ def train_lexical(contrast: Contrast) -> Lexical:
     forms, form = _numbered([reading.form for reading in readings], 1, MAX_DOMAINS)
     domains, domain = _numbered(contrast.domains, MIN_DOMAIN_PROMPTS, MAX_DOMAINS)
     gap, average = contrast.gap, float(contrast.gap.mean())
-    slope, offset = _load_and_offsets(
+    slope, offset, domain_slope = _load_and_offsets(
         load, (form, len(forms)), (domain, len(domains)), gap - average
     )
     explained = np.where(form >= 0, slope[form], 0.0) * load
     if domains:
-        explained = explained + np.where(domain >= 0, offset[domain], 0.0)
+        of_domain = offset[domain] + domain_slope[domain] * load
+        explained = explained + np.where(domain >= 0, of_domain, 0.0)
     n_of_form = np.bincount(form[form >= 0], minlength=len(forms))
     n_of_domain = np.bincount(domain[domain >= 0], minlength=len(domains))
     alone = float(load @ (gap - average) / (load @ load + FORM_PRIOR))
@@ -161,8 +168,15 @@ def train_lexical(contrast: Contrast) -> Lexical:
         _centroids(rows, domain, len(domains)),
         np.log(n_of_domain / max(n_of_domain.sum(), 1)),
         offset,
+        domain_slope,
         ridge(rows, gap - average - explained, WORD_PENALTY),
     )
+
+
+def _load_parts(slope: float, shares: Floats) -> list[Part]:
+    return [
+        Part("load", name, float(slope * share)) for name, share in zip(CUES, shares, strict=True)
+    ]
 
 
 def _numbered(names: Sequence[str], at_least: int, at_most: int) -> tuple[tuple[str, ...], Ints]:
@@ -175,24 +189,26 @@ def _numbered(names: Sequence[str], at_least: int, at_most: int) -> tuple[tuple[
 
 def _load_and_offsets(
     load: Floats, form: tuple[Ints, int], domain: tuple[Ints, int], target: Floats
-) -> tuple[Floats, Floats]:
-    """(slope of load for every form, offset of every domain), by one penalized regression.
+) -> tuple[Floats, Floats, Floats]:
+    """(slope of load for every form, offset of every domain, its own slope beside the form's), by
+    one penalized regression.
 
-    A slope is a common one plus a deviation of its form, so a form with few prompts takes the
-    common slope.
+    A slope is a common one plus deviations of its form and its domain, so a form or a domain with
+    few prompts takes the common slope. What the domains add has a mean of 0.
     """
     (form_of, n_forms), (domain_of, n_domains) = form, domain
     by_form = (form_of[:, None] == np.arange(n_forms)) * load[:, None]
     by_domain = (domain_of[:, None] == np.arange(n_domains)).astype(np.float64)
-    columns = np.hstack([load[:, None], by_form, by_domain])
+    by_both = by_domain * load[:, None]
+    columns = np.hstack([load[:, None], by_form, by_domain, by_both])
     centred = columns - columns.mean(axis=0)
     penalty = np.concatenate(
-        [[1.0], np.full(n_forms, FORM_PRIOR), np.full(n_domains, DOMAIN_PRIOR)]
+        [[1.0], np.full(n_forms, FORM_PRIOR), np.full(2 * n_domains, DOMAIN_PRIOR)]
     )
     weights = np.linalg.solve(centred.T @ centred + np.diag(penalty), centred.T @ target)
-    offsets = weights[1 + n_forms :]
-    shares = by_domain.mean(axis=0)
-    return weights[0] + weights[1 : 1 + n_forms], offsets - float(shares @ offsets)
+    offsets, slopes = np.split(weights[1 + n_forms :], 2)
+    mean = by_domain.mean(axis=0) @ offsets + by_both.mean(axis=0) @ slopes
+    return weights[0] + weights[1 : 1 + n_forms], offsets - float(mean), slopes
 
 
 def _centroids(rows: Sparse, domain: Ints, n_domains: int) -> Floats:

@@ -1,0 +1,81 @@
+"""Endpoints that answer nothing, or as somebody else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localllm.registry import Registry
+from localllm.registry.decisions import Decisions
+from localllm.route.answering.routing import another_model
+from localllm.route.pool.spec import Fallback, RouterSpec
+from localllm.route.pool.steps import AlwaysStep
+from tests.route.answering import CLOUD, HI, SMALL, ask, models, opened, point
+from tests.support.openai_server import DONE, OpenAIServer, chunk, stream, usage
+
+TO_CLOUD = RouterSpec((SMALL, CLOUD), (AlwaysStep("cloud"),), Fallback(("cloud", "small")))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("members")
+    models(Registry(folder / "home"), folder / "staged")
+    return folder / "home"
+
+
+@pytest.fixture(autouse=True)
+def members(filled: Path, home: Path) -> None:
+    shutil.copytree(filled, home)
+
+
+def says(text: str, **more: Any) -> Any:
+    return stream(chunk(text, finish="stop", **more), usage(7, 3), DONE)
+
+
+def test_an_answer_without_a_word_hands_on(registry: Registry) -> None:
+    with OpenAIServer(stream(chunk(finish="stop"), usage(7, 0), DONE)) as server:
+        point(registry, server, price_in=1e6, price_out=0.0)
+        with opened(registry, TO_CLOUD) as router:
+            found = ask(router, "hello")
+            assert found.text() == HI
+            assert found.routing.cost == pytest.approx(7.0)  # what was read is to be paid for
+            asked_for = ask(router, "hello", stop=("Hello",))
+            assert asked_for.text() == ""
+        alone = RouterSpec((CLOUD,), (AlwaysStep("cloud"),))
+        with opened(registry, alone, "alone") as router:
+            last = ask(router, "hello")
+            assert last.text() == ""
+    (failed,) = found.routing.failures
+    assert (failed.member, failed.message) == ("cloud", "cloud: an answer without a word")
+    assert asked_for.routing.member == last.routing.member == "cloud"
+
+
+def test_an_endpoint_that_says_it_is_another_model_is_recorded(registry: Registry) -> None:
+    with OpenAIServer([says("Hi", model="cheap-7b"), says("Hi")]) as server:
+        point(registry, server)
+        with opened(registry, TO_CLOUD) as router:
+            lied, honest = ask(router, "one"), ask(router, "two")
+            assert lied.text() == honest.text() == "Hi"
+    assert (lied.routing.says, honest.routing.says) == ("cheap-7b", None)
+    assert Decisions(registry).find(lied.routing.decision or 0).data["says"] == "cheap-7b"
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "said", "other"),
+    [
+        ("gpt-4o", "gpt-4o-2024-08-06", False),
+        ("gpt-4o-2024-08-06", "gpt-4o", False),
+        ("gpt-4o", "gpt-4o-mini", True),
+        ("gpt-4o", "gpt-4-0613", True),
+        ("llama3", "llama3:latest", False),
+        ("google/gemma-3-1b", "Gemma-3-1B", False),
+        ("gemma-3-1b", "C:\\models\\gemma-3-1b.gguf", False),
+        ("gemma-3-1b", "gemma-3-12b", True),
+        ("remote", None, False),
+    ],
+)
+def test_what_is_another_model(asked_for: str, said: str | None, other: bool) -> None:
+    assert another_model(asked_for, said) is other
