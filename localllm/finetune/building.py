@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from localllm.finetune.training.objectives import (
     sums,
 )
 from localllm.finetune.training.precision import PrecisionTrial, try_precisions
-from localllm.finetune.training.task import Learned, Task
+from localllm.finetune.training.task import Learned, Scores, Task
 
 if TYPE_CHECKING:
     from localllm.finetune.model import LoadedModel
@@ -70,6 +71,7 @@ def build(
         subject.model.path,
         frozen=layout.frozen,
         trainable="none" if recipe.is_adapter else "all",
+        empty=group.shards,
     )
     module: Any = loaded.module
     adapters = None
@@ -77,18 +79,18 @@ def build(
         adapters = attach(module, adapter_options(recipe), recipe.seed)
         if adapter is not None:
             _go_on(adapters, loaded, adapter)
-        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    else:
-        named = dict(module.named_parameters())
     if layout.checkpointing:
         kept = {"use_reentrant": False}
         if hasattr(module, "activation_checkpointing_enable"):  # its name since transformers 5.2x
             module.activation_checkpointing_enable(kept)
         else:
             module.gradient_checkpointing_enable(kept)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    scores = _sharded(loaded, group, dtype) if group.shards else scorer(module, dtype)
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     task = Task(
         module=module,
-        scorer=scorer(module, torch.bfloat16 if precision == "bf16" else torch.float32),
+        scorer=scores,
         learned=Learned(adapters, named),
         objective=_objective(recipe),
         train=learning.train,
@@ -98,6 +100,12 @@ def build(
         precision=precision,
     )
     return Built(task, loaded, adapters, precision, trial)
+
+
+def _sharded(loaded: LoadedModel, group: Group, dtype: torch.dtype) -> Scores:
+    from localllm.finetune.training.sharding import shard  # torch's parts of it take seconds
+
+    return shard(loaded, group, dtype)
 
 
 def _precision(
@@ -145,8 +153,11 @@ def _go_on(adapters: Adapters, loaded: LoadedModel, path: Path) -> None:
         )
 
 
-def add_reference(built: Built, progress: Progress, known: Mapping[int, Any] | None) -> None:
-    """DPO: the log-probability of every answer before anything is learned, computed once.
+def add_reference(
+    built: Built, progress: Progress, known: Mapping[int, Any] | None, group: Group = ALONE
+) -> None:
+    """DPO: the log-probability of every answer before anything is learned, computed once, a share
+    in each process.
 
     Numbers are those of the items trained on and, behind them, the held-out ones. `known` are
     those of a run that is gone on with.
@@ -159,10 +170,17 @@ def add_reference(built: Built, progress: Progress, known: Mapping[int, Any] | N
         task.objective.reference.update(known)
         return
     batches = Batches(items, len(items), task.pack_tokens, 0)
+    found: dict[int, tuple[float, float]] = {}
     task.module.eval()
     with torch.no_grad(), progress.steps("preferences before", len(items)) as advance:
-        for pack in batches.whole():
+        for pack in chain.from_iterable(map(group.rounds, batches.windows())):
+            if pack is None:
+                task.scorer.lend()
+                continue
             logp = (-sums(task.scorer.losses(pack), pack)).tolist()
             for place, number in enumerate(pack.items):
-                task.objective.reference[number] = (logp[2 * place], logp[2 * place + 1])
-            advance(pack.n_items)
+                found[number] = (logp[2 * place], logp[2 * place + 1])
+            advance(pack.n_items * group.size)
+    task.scorer.rest()
+    for one in group.all_of(found):
+        task.objective.reference.update(one)

@@ -60,6 +60,7 @@ def finetune_command(
     checkpointing: opt.Checkpointing = None,
     precision: opt.Precision = None,
     threads: opt.Threads = None,
+    shard: opt.Shard = None,
     eval_every: opt.EvalEvery = None,
     patience: opt.Patience = None,
     keep: opt.Keep = None,

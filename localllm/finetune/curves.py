@@ -6,6 +6,7 @@ prompts, no answers.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -17,12 +18,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 from localllm.errors import MissingExtra, SourceFailed
 
 if TYPE_CHECKING:
-    from localllm.finetune.recipe import Recipe
     from localllm.finetune.training.records import EvalRecord, StepRecord
 
 # Options that are words of the user's
 _PRIVATE = ("data", "column", "chats", "system", "sample_prompt", "chat_template", "adapter")
 _PACKAGES = {"tensorboard": "--tensorboard", "wandb": "--wandb"}
+
+
+class Options(Protocol):
+    """A recipe: where its curves go, and what of it decides the result."""
+
+    @property
+    def tensorboard(self) -> str | None: ...
+
+    @property
+    def wandb(self) -> str | None: ...
+
+    def lineage(self) -> dict[str, Any]: ...
 
 
 class Curves(Protocol):
@@ -33,14 +45,14 @@ class Curves(Protocol):
     def close(self) -> None: ...
 
 
-def require_curves(recipe: Recipe) -> None:
+def require_curves(recipe: Options) -> None:
     """Raise MissingExtra where what shows the curves is not installed."""
     for package, wanted in (("tensorboard", recipe.tensorboard), ("wandb", recipe.wandb)):
         if wanted is not None and find_spec(package) is None:
             raise MissingExtra(f"{_PACKAGES[package]} needs {package}", f"pip install {package}")
 
 
-def open_curves(recipe: Recipe, name: str, run_id: Callable[[], str], done: int) -> list[Curves]:
+def open_curves(recipe: Options, name: str, run_id: Callable[[], str], done: int) -> list[Curves]:
     """Those that `recipe` asks for. `run_id` tells runs of one name apart, `done` are the steps
     that a run before this one has told. Raises SourceFailed, OSError."""
     found: list[Curves] = []
@@ -52,12 +64,21 @@ def open_curves(recipe: Recipe, name: str, run_id: Callable[[], str], done: int)
     return found
 
 
-def shared_options(recipe: Recipe) -> dict[str, Any]:
+def shared_options(recipe: Options) -> dict[str, Any]:
     """The options that go along; of a base that is a file here, its name."""
     found = {k: v for k, v in recipe.lineage().items() if k not in _PRIVATE}
-    if recipe.base is not None and Path(recipe.base).is_absolute():
-        found["base"] = Path(recipe.base).name
+    base = found.get("base")
+    if isinstance(base, str) and Path(base).is_absolute():
+        found["base"] = Path(base).name
     return found
+
+
+def kept_id(path: Path) -> str:
+    """The run's id that is kept at `path`: the same when it is gone on with."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(8), "ascii")
+    return path.read_text("ascii")
 
 
 class TensorBoard:

@@ -188,6 +188,11 @@ Precision = Annotated[
     option(_MACHINE, "--precision", "auto tries which is faster here.", "auto|f32|bf16"),
 ]
 Threads = Annotated[int | None, option(_MACHINE, "--threads", "Default: the cores.", "N")]
+Shard = Annotated[
+    str | None,
+    option(_MACHINE, "--shard", "Part the model among the processes of torchrun or accelerate "
+            "(FSDP); auto: where accelerate says so, or it would not fit.", "auto|on|off"),
+]  # fmt: skip
 
 EvalEvery = Annotated[int | None, option(_WATCH, "--eval-every", "Steps between evaluations.", "N")]
 Patience = Annotated[

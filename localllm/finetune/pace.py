@@ -6,10 +6,13 @@ the time it takes are there.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +20,7 @@ import torch
 from localllm.finetune.outcome.judge import Engine
 from localllm.finetune.sampling import sample_prompts
 from localllm.finetune.training.batches import Batches, Pack, pack
+from localllm.finetune.training.group import ALONE, Group
 from localllm.finetune.training.task import optimizer_of
 
 if TYPE_CHECKING:
@@ -30,15 +34,19 @@ _MOST_STEPS = 50
 _FORWARD_S = 4.0
 _ENGINE_S = 4.0
 _ANSWER_TOKENS = 16
+_DISK_BYTES = 256 << 20
+_DISK_S = 2.0
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Tokens a second forward and back, and forward alone; seconds of the optimizer's step."""
+    """Tokens a second forward and back, and forward alone; seconds of the optimizer's step; what
+    the disk of the run's state takes a second, flushed."""
 
     train_tps: float
     forward_tps: float
     optimizer_s: float
+    disk_bytes_per_s: float = 500e6  # a laptop's
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,12 @@ class EnginePace:
     answer_tps: float
 
 
-def measure_pace(built: Built, ready: Ready, progress: Progress) -> Pace:
+def measure_pace(built: Built, ready: Ready, progress: Progress, group: Group = ALONE) -> Pace:
     """Time the packs of the first steps. The largest one that a step can have comes first, once
-    before the optimizer has its moments and once beside them: for the memory."""
+    before the optimizer has its moments and once beside them: for the memory.
+
+    Several processes compute as in a run: what is told is the speed of all of them.
+    """
     task, recipe = built.task, ready.recipe
     batches = Batches(task.train, recipe.batch_size, task.pack_tokens, recipe.seed)
     optimizer = optimizer_of(task.learned, replace(recipe, lr=0.0))
@@ -60,34 +71,58 @@ def measure_pace(built: Built, ready: Ready, progress: Progress) -> Pace:
     largest = pack(task.train, batches.largest_pack)
     _train(built, largest)  # also what prepares kernels
     _step(built, optimizer)
-    _train(built, largest)
-    optimizer_s = _timed(lambda: _step(built, optimizer))
-    seconds, tokens, n = 0.0, 0, 0
+    largest_s = max(group.all_of(_timed(lambda: _train(built, largest))))
+    optimizer_s = _timed(lambda: _step(built, optimizer, group))
     with progress.steps("trial", None) as advance:
-        for one in _packs(batches):
-            seconds += _timed(partial(_train, built, one))
-            tokens += one.n_tokens
-            n += 1
-            advance(1)
-            if seconds > _TRIAL_S and n >= _LEAST_PACKS:
-                break
+        if largest_s > _TRIAL_S:  # each computed it: a slow machine or a large model
+            train_tps = group.size * largest.n_tokens / largest_s
+        else:
+            train_tps = _speed(partial(_train, built), batches, group, _TRIAL_S, advance)
     for parameter in task.learned.named.values():
         parameter.grad = None
-    return Pace(tokens / seconds, _forward_tps(built, batches), optimizer_s)
-
-
-def _forward_tps(built: Built, batches: Batches) -> float:
-    """As an evaluation computes."""
-    task = built.task
     task.module.eval()
-    seconds, tokens = 0.0, 0
     with torch.no_grad():
-        for one in _packs(batches):
-            seconds += _timed(partial(task.scorer.losses, one))
-            tokens += one.n_tokens
-            if seconds > _FORWARD_S:
-                break
-    return tokens / seconds
+        forward_tps = _speed(partial(_losses, built), batches, group, _FORWARD_S)
+    task.scorer.rest()
+    return Pace(train_tps, forward_tps, optimizer_s)
+
+
+def _speed(
+    compute: Callable[[Pack | None], object], batches: Batches, group: Group, most_s: float,
+    advance: Callable[[int], object] = lambda n: None,
+) -> float:  # fmt: skip
+    """Tokens a second of all processes, over the packs of the first steps."""
+    seconds, tokens, n = 0.0, 0, 0
+    for step in range(min(batches.steps_per_epoch, _MOST_STEPS)):
+        for one in group.rounds(batches.step(step)):
+            seconds += max(group.all_of(_timed(partial(compute, one))))
+            tokens += 0 if one is None else one.n_tokens
+            n += 1
+            advance(1)
+            if seconds > most_s and n >= _LEAST_PACKS:
+                return group.sum_number(tokens) / seconds
+    return group.sum_number(tokens) / seconds
+
+
+def _losses(built: Built, one: Pack | None) -> None:
+    """As an evaluation computes."""
+    if one is None:
+        built.task.scorer.lend()
+    else:
+        built.task.scorer.losses(one)
+
+
+def measure_disk(folder: Path) -> float:
+    """Bytes a second that a large file in `folder` is written with, until it is on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    block = bytes(8 << 20)
+    began, written = time.perf_counter(), 0
+    with tempfile.TemporaryFile(dir=folder) as file:
+        while written < _DISK_BYTES and time.perf_counter() - began < _DISK_S:
+            written += file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+    return written / (time.perf_counter() - began)
 
 
 def measure_engine(ready: Ready) -> EnginePace:
@@ -114,20 +149,18 @@ def measure_engine(ready: Ready) -> EnginePace:
     return EnginePace(open_s, tokens / seconds, answer_tps)
 
 
-def _packs(batches: Batches) -> Iterator[Pack]:
-    """The packs of the first steps, at most of one epoch."""
-    for step in range(min(batches.steps_per_epoch, _MOST_STEPS)):
-        yield from batches.step(step)
-
-
-def _train(built: Built, one: Pack) -> None:
+def _train(built: Built, one: Pack | None) -> None:
     task = built.task
+    if one is None:
+        task.scorer.lend()
+        return
     total, _ = task.objective.total(task.scorer.losses(one), one)
     (total / max(1, task.objective.count(one))).backward()  # type: ignore[no-untyped-call]
 
 
-def _step(built: Built, optimizer: torch.optim.Optimizer) -> None:
+def _step(built: Built, optimizer: torch.optim.Optimizer, group: Group = ALONE) -> None:
     learned = built.task.learned
+    group.sum_gradients(learned.named.values())
     torch.nn.utils.clip_grad_norm_([p for p in learned.named.values() if p.grad is not None], 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

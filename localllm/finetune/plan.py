@@ -39,16 +39,23 @@ class Base:
     layers: Mapping[str, tuple[int, int]]
     matrix_bytes: int  # of matrices as the file has them
     n_params: int
+    n_outside: int  # of them in embedding and output, outside the layers
     is_quantized: bool
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the run is computed. `pack_tokens` is what one forward pass holds at most."""
+    """How the run is computed. `pack_tokens` is what one forward pass holds at most; `shards`
+    among how many processes the model is parted (1: each holds all of it)."""
 
     frozen: Frozen
     pack_tokens: int
     checkpointing: bool
+    shards: int = 1
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.shards > 1
 
 
 @dataclass(frozen=True)
@@ -84,23 +91,37 @@ def base_of(model: GGUFModel, sizes: Sizes, arch: str) -> Base:
         layers=layers,
         matrix_bytes=sum(t.size_bytes for t in matrices),
         n_params=sum(t.n_elements for t in tensors),
+        n_outside=sum(t.n_elements for t in tensors if not t.name.startswith("blk.")),
         is_quantized=any(t.type.name not in plain for t in matrices),
     )
 
 
 def memory_need(base: Base, recipe: Recipe, layout: Layout) -> MemoryNeed:
-    """What a run laid out so takes."""
+    """What a run laid out so takes, in one process."""
     dense = 4 * base.n_params
     full = not recipe.is_adapter
-    frozen = base.matrix_bytes + _SCRATCH if layout.frozen == "quantized" else dense
+    is_quantized = layout.frozen == "quantized" and not full
+    held = base.matrix_bytes if is_quantized else dense
     learned = 12 * base.n_params if full else 16 * adapter_params(base, recipe)
     return MemoryNeed(
         program=_PROGRAM,
-        weights=dense if full else frozen,
-        learned=learned,
+        weights=_parted(base, held, layout, full) + _SCRATCH * is_quantized,
+        learned=-(-learned // layout.shards),
         activations=_activations(base.sizes, recipe, layout),
         loss=2 * _LOSS_BUFFER if full else _LOSS_BUFFER,
     )
+
+
+def _parted(base: Base, held: int, layout: Layout, full: bool) -> int:
+    """Of `held` bytes of weights what one process has, with what is gathered at the highest
+    point: embedding and output, and a layer as it is received and put in place. What learns is
+    gathered once more as its gradient."""
+    if not layout.is_sharded:
+        return held
+    outside = held * min(1.0, base.n_outside / base.n_params)
+    layer = (held - outside) / base.sizes.n_layer
+    gathered = 2 * max(layer, outside) + min(layer, outside)
+    return int(held / layout.shards + gathered * (2 if full else 1))
 
 
 def adapter_params(base: Base, recipe: Recipe) -> int:
@@ -121,18 +142,27 @@ def _activations(sizes: Sizes, recipe: Recipe, layout: Layout) -> int:
     return 4 * layout.pack_tokens * (kept + 4 * embd)
 
 
-def lay_out(base: Base, recipe: Recipe, longest: int, available_bytes: int) -> Layout:
-    """What the recipe says, and where it leaves it open the fastest that fits."""
+def lay_out(
+    base: Base, recipe: Recipe, longest: int, available_bytes: int, processes: int = 1
+) -> Layout:
+    """What the recipe says, and where it leaves it open the fastest that fits: whole in each of
+    the `processes`, else parted among them."""
     frozen: Frozen = "dense"
     if recipe.is_adapter and recipe.base_weights != "dense":
         wanted = recipe.base_weights == "quantized" or base.is_quantized
         frozen = "quantized" if wanted else "dense"
     tokens = max(recipe.pack_tokens or PACK_TOKENS, longest)
     layout = Layout(frozen, tokens, recipe.checkpointing == "on")
+    if recipe.shard == "on":
+        layout = replace(layout, shards=processes)
     if recipe.checkpointing == "auto" and not _fits(base, recipe, layout, available_bytes):
         layout = replace(layout, checkpointing=True)
     if recipe.pack_tokens is None and not _fits(base, recipe, layout, available_bytes):
         layout = replace(layout, pack_tokens=longest)
+    may = recipe.shard == "auto" and recipe.method != "dora" and processes > 1
+    if may and not _fits(base, recipe, layout, available_bytes):
+        sharded = replace(recipe, shard="on")
+        return lay_out(base, sharded, longest, available_bytes, processes)
     return layout
 
 

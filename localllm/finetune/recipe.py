@@ -8,7 +8,6 @@ stored with what was made.
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,14 +15,19 @@ from pathlib import Path
 from typing import Any, Protocol, get_args, get_type_hints
 
 from localllm.errors import FileGone, UsageProblem
-from localllm.finetune.training.schedule import SHAPES
+from localllm.finetune.checks import (
+    KEEP,
+    PRECISIONS,
+    check_choices,
+    check_ranges,
+    check_together,
+    held_out,
+)
 
-METHODS = ("lora", "rslora", "dora", "full")
-OBJECTIVES = ("auto", "sft", "dpo", "orpo")
-WEIGHTS = ("auto", "quantized", "dense")
-PRECISIONS = ("auto", "f32", "bf16")
-SWITCH = ("auto", "on", "off")
-KEEP = ("best", "last")
+__all__ = [
+    "FIXED", "KEEP", "PRECISIONS", "Recipe", "checked", "held_out", "merged", "read_recipe",
+    "to_toml", "with_objective",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Recipe:
     checkpointing: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    shard: str = "auto"
     # looking, keeping
     eval_every: int | None = None
     patience: int | None = None
@@ -91,9 +96,9 @@ class Recipe:
     merge: str | None = None
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_ranges(self)
-        _check_together(self)
+        check_choices(self)
+        check_ranges(self)
+        check_together(self)
 
     @property
     def learning_rate(self) -> float:
@@ -115,8 +120,8 @@ class Recipe:
     def lineage(self) -> dict[str, Any]:
         """What decides the result: not what it is called, and not how it was watched."""
         beside = (
-            "name", "threads", "samples", "sample_every", "sample_tokens", "sample_prompt", "merge",
-            "tensorboard", "wandb",
+            "name", "threads", "shard", "samples", "sample_every", "sample_tokens",
+            "sample_prompt", "merge", "tensorboard", "wandb",
         )  # fmt: skip
         return {k: v for k, v in self.as_dict().items() if k not in beside and v is not None}
 
@@ -182,22 +187,6 @@ def to_toml(recipe: Options) -> str:
     return "\n".join(lines) + "\n"
 
 
-def held_out(text: str) -> tuple[float, int | None]:
-    """`5%` as (0.05, None), `20` as (0, 20). Raises UsageProblem."""
-    try:
-        if text.endswith("%"):
-            share = float(text[:-1]) / 100
-            if not 0 <= share < 1:
-                raise ValueError
-            return share, None
-        count = int(text)
-        if count < 0:
-            raise ValueError
-        return 0.0, count
-    except ValueError:
-        raise UsageProblem(f"--held-out {text!r} is no share and no count", "5% or 20") from None
-
-
 def checked(
     values: Mapping[str, Any], where: str = "the recipe", kind: type[Any] = Recipe
 ) -> Mapping[str, Any]:
@@ -226,67 +215,6 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, int) and float in kinds:
         return True
     return isinstance(value, tuple(k for k in kinds if k is not type(None)))
-
-
-def _check_choices(recipe: Recipe) -> None:
-    for key, allowed in (
-        ("method", METHODS), ("objective", OBJECTIVES), ("base_weights", WEIGHTS),
-        ("schedule", SHAPES), ("precision", PRECISIONS), ("checkpointing", SWITCH),
-        ("keep", KEEP),
-    ):  # fmt: skip
-        value = getattr(recipe, key)
-        if value not in allowed:
-            option = key.replace("_", "-")
-            raise UsageProblem(f"--{option} {value!r} is none of {', '.join(allowed)}")
-
-
-def _check_ranges(recipe: Recipe) -> None:
-    bounds: tuple[tuple[str, float, float], ...] = (
-        ("rank", 1, 4096), ("alpha", 1e-6, 1e6), ("dropout", 0, 0.99), ("beta", 1e-6, 1e3),
-        ("orpo_weight", 0, 1e3), ("epochs", 1e-6, 1e5), ("steps", 1, 1e9), ("batch_size", 1, 1e6),
-        ("lr", 0, 10), ("warmup", 0, 1), ("lr_floor", 0, 1), ("weight_decay", 0, 10),
-        ("max_grad_norm", 0, 1e9), ("seed", 0, 2**31 - 1), ("pack_tokens", 8, 1e7),
-        ("threads", 1, 4096), ("eval_every", 1, 1e9), ("patience", 1, 1e6),
-        ("save_every", 1, 1e9), ("sample_every", 0, 1e9), ("samples", 0, 100),
-        ("sample_tokens", 1, 4096), ("limit", 1, 1e12),
-    )  # fmt: skip
-    for key, low, high in bounds:
-        value = getattr(recipe, key)
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
-            raise UsageProblem(
-                f"--{key.replace('_', '-')} {value:g} is not between {low:g} and {high:g}"
-            )
-
-
-def _check_together(recipe: Recipe) -> None:
-    """Raise UsageProblem for options that would do nothing beside the others."""
-    makes_adapter = recipe.method in ("lora", "rslora")
-    if recipe.method == "full":
-        for key in ("dropout", "rank", "alpha", "targets"):
-            if getattr(recipe, key) != getattr(Recipe, key):
-                raise UsageProblem(f"--{key} is of adapters; --method full has none")
-        if recipe.base_weights == "quantized":
-            raise UsageProblem(
-                "--base-weights quantized is of a base that stays as it is; "
-                "--method full changes it",
-                "--method lora",
-            )
-    if recipe.adapter is not None and not makes_adapter:
-        raise UsageProblem(
-            f"--method {recipe.method} cannot go on from an adapter",
-            "--method lora, or merge it first: localllm merge BASE --lora ADAPTER",
-        )
-    if recipe.sample_every and not makes_adapter:
-        raise UsageProblem(
-            f"--sample-every shows an adapter at work; --method {recipe.method} gives a whole "
-            "model",
-            "--samples shows answers before and after",
-        )
-    if held_out(recipe.held_out) in ((0.0, None), (0.0, 0)) and recipe.patience is not None:
-        raise UsageProblem(
-            "--patience looks at held-out examples, and --held-out keeps none",
-            "--held-out 5%, or no --patience",
-        )
 
 
 def with_objective(recipe: Recipe, preferences: bool) -> Recipe:

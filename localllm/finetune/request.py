@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,18 +144,31 @@ def read_data(
         loss=recipe.learn,  # type: ignore[arg-type]
         system=recipe.system,
     )
-    dataset = open_data(spec, registry=registry, progress=progress)
-    with Dialect.of(
-        subject.model,
-        template=recipe.chat_template,
-        thinking=recipe.thinking,
-    ) as dialect:
-        prepared = prepare(dataset, dialect, encode, progress=progress)
+    with _unpruned(recipe, subject, registry):
+        dataset = open_data(spec, registry=registry, progress=progress)
+        with Dialect.of(
+            subject.model,
+            template=recipe.chat_template,
+            thinking=recipe.thinking,
+        ) as dialect:
+            prepared = prepare(dataset, dialect, encode, progress=progress)
     share, count = held_out(recipe.held_out)
     parts = split(prepared, fraction=share, count=count, seed=recipe.seed)
     if parts.why:
         note(parts.why)
     return Learning(prepared, parts, with_objective(recipe, prepared.is_pairs))
+
+
+def _unpruned(recipe: Recipe, subject: Subject, registry: Registry) -> AbstractContextManager[None]:
+    """While the block runs `prune` leaves the Hub's data sets alone: no model names yet what is
+    being read. Afterwards all of it is tokens, and the files may go."""
+    from localllm.finetune.data.opening import is_dataset
+    from localllm.finetune.training.prepare import launched
+
+    if not any(is_dataset(text) for text in recipe.data):
+        return nullcontext()
+    key = f"data of {subject.model.name} {recipe.name} {recipe.data} {launched()[0]}"
+    return registry.lock(key)
 
 
 def result_name(recipe: Recipe, subject: Subject) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -31,11 +32,12 @@ from localllm.ui.outfile import check_place, replace_file
 
 if TYPE_CHECKING:
     from localllm.finetune.outcome.result import Tuned
+    from localllm.finetune.training.group import Group
 
 
 @dataclass(frozen=True)
 class Ready:
-    """All that is known before torch is imported."""
+    """All that is known before anything is loaded."""
 
     asked: Asked
     recipe: Recipe
@@ -47,6 +49,13 @@ class Ready:
     lineage: Lineage
     threads: int
     adapter: Path | None  # to go on from
+    seconds: float  # that finding it all out took
+
+    def group(self) -> Group:
+        """The processes that train, met. Imports torch."""
+        from localllm.finetune.training.group import join
+
+        return replace(join(), shards=self.layout.is_sharded)
 
     @property
     def template(self) -> str | None:
@@ -59,8 +68,13 @@ def finetune(asked: Asked, registry: Registry, sink: Sink) -> None:
     """Do what was asked and show it. Raises what its parts raise; nothing is registered then."""
     from localllm.finetune.curves import require_curves
     from localllm.finetune.merging import check_merge
-    from localllm.finetune.training.prepare import asked_to_shard, launched
+    from localllm.finetune.training.prepare import asked_for_deepspeed, launched
 
+    if asked.recipe.shard == "on" and launched()[1] == 1:
+        raise UsageProblem(
+            "--shard on parts the model among processes, and there is one",
+            "torchrun --nproc-per-node 2 -m localllm finetune ...",
+        )
     if asked.resume and asked.restart:
         raise UsageProblem("--resume goes on with a run, --restart throws it away: name one")
     for path in (asked.report, asked.save_recipe):
@@ -70,15 +84,15 @@ def finetune(asked: Asked, registry: Registry, sink: Sink) -> None:
     require_curves(asked.recipe)
     if not (is_first := launched()[0] == 0):
         sink = Sink("finetune", progress="none", stdout=io.StringIO(), stderr=io.StringIO())
-    if asked_to_shard():
-        sink.warn("FSDP and DeepSpeed are not used: each process holds the whole base")
+    if asked_for_deepspeed():
+        sink.warn("DeepSpeed is not used; --shard parts the model among the processes (FSDP)")
     ready = make_ready(asked, registry, sink)
     if asked.save_recipe is not None and is_first:
         replace_file(asked.save_recipe, to_toml(ready.recipe))
     for warning in ready.learning.prepared.report.warnings:
         sink.warn(warning)
     if asked.dry_run:
-        _show_dry_run(ready, sink)
+        _show_dry_run(ready, registry, sink)
         return
     if not asked.restart and (known := existing(registry, ready.name, ready.lineage)) is not None:
         from localllm.finetune.outcome.result import made_before
@@ -99,23 +113,19 @@ def finetune(asked: Asked, registry: Registry, sink: Sink) -> None:
 def make_ready(asked: Asked, registry: Registry, sink: Sink) -> Ready:
     """Find the base, read the data, lay the run out. Raises DoesNotFit where it cannot run."""
     from localllm.engine.threads import default_threads
-    from localllm.finetune.training.prepare import require_torch
-    from localllm.placement import this_machine
+    from localllm.finetune.training.prepare import beside, prepare_torch, require_torch
 
+    began = time.perf_counter()
     subject = find_subject(asked.recipe.base, registry, sink.progress)
     require_torch()
-    from localllm.finetune.training.batches import needed
-
     adapter = None
     if asked.recipe.adapter is not None:
         adapter, _ = find_adapter(asked.recipe.adapter, registry)
     learning = read_data(asked.recipe, subject, registry, sink.progress, sink.note)
     recipe = settled(asked, learning, subject)
-    items = learning.train
-    longest = max(sum(needed(one) for one in items[i]) for i in range(len(items)))
-    available = this_machine().host_available_bytes
-    layout = lay_out(subject.base, recipe, longest, available)
-    need = require_fit(subject.model.name, subject.base, recipe, layout, available)
+    threads = recipe.threads or config.load().threads or max(1, default_threads() // beside())
+    prepare_torch(threads)
+    layout, need = _laid_out(subject, recipe, learning)
     name = result_name(recipe, subject)
     return Ready(
         asked=asked,
@@ -126,15 +136,27 @@ def make_ready(asked: Asked, registry: Registry, sink: Sink) -> Ready:
         need=need,
         name=name,
         lineage=_lineage(recipe, subject, learning, name, adapter, sink),
-        threads=recipe.threads or config.load().threads or _shared(default_threads()),
+        threads=threads,
         adapter=adapter,
+        seconds=time.perf_counter() - began,
     )
 
 
-def _shared(cores: int) -> int:
-    """This process's part of the cores, where a launcher started several on the machine."""
-    beside = config.environment().get("LOCAL_WORLD_SIZE", "1")
-    return max(1, cores // int(beside)) if beside.isdigit() and beside != "0" else cores
+def _laid_out(subject: Subject, recipe: Recipe, learning: Learning) -> tuple[Layout, MemoryNeed]:
+    """How this machine computes it; of several processes all alike, as it fits the least of
+    them. Raises DoesNotFit."""
+    from localllm.finetune.training.batches import needed
+    from localllm.finetune.training.group import join
+    from localllm.finetune.training.prepare import asked_to_shard, beside
+    from localllm.placement import this_machine
+
+    items, group = learning.train, join()
+    longest = max(sum(needed(one) for one in items[i]) for i in range(len(items)))
+    available = min(group.all_of(this_machine().host_available_bytes // beside()))
+    if group.size > 1 and recipe.shard == "auto" and asked_to_shard():
+        recipe = replace(recipe, shard="on")
+    layout = lay_out(subject.base, recipe, longest, available, group.size)
+    return layout, require_fit(subject.model.name, subject.base, recipe, layout, available)
 
 
 def _lineage(
@@ -163,37 +185,37 @@ def _lineage(
 
 def _run(ready: Ready, registry: Registry, sink: Sink) -> Tuned | None:
     """Train, judge, register. None in the processes that only help to train."""
-    from localllm.finetune.training.prepare import prepare_torch
-
-    prepare_torch(ready.threads)
     from localllm.finetune.building import add_reference, build
     from localllm.finetune.curves import open_curves
     from localllm.finetune.outcome.finish import finish
-    from localllm.finetune.sampling import Sampler
+    from localllm.finetune.outcome.writing import help_write
+    from localllm.finetune.sampling import Sampler, helped
     from localllm.finetune.training.checkpoint import load
-    from localllm.finetune.training.group import join
     from localllm.finetune.training.trainer import Trainer
     from localllm.finetune.watching import watcher_for
     from localllm.finetune.workplace import workplace
 
-    group = join()
-    asked = ready.asked
-    with workplace(ready.name, ready.lineage, registry, sink.note, group) as place:
+    group, asked, recipe = ready.group(), ready.asked, ready.recipe
+    held = workplace(ready.name, ready.lineage, registry, sink.note, group)
+    with group.together(), held as place:
         place.check(resume=asked.resume, restart=asked.restart)
         group.wait()
-        known = load(place.checkpoint) if asked.resume else None
-        built = build(ready.subject, ready.learning, ready.recipe, ready.layout, ready.adapter,
+        begun = load(place.checkpoint) if asked.resume and group.is_first else None
+        known = group.told(begun and replace(begun, state={}, optimizer={}))
+        built = build(ready.subject, ready.learning, recipe, ready.layout, ready.adapter,
                       group, known.precision if known else None)  # fmt: skip
-        add_reference(built, sink.progress, known.reference if known else None)
-        sampler = Sampler(ready, built, place, sink) if ready.recipe.sample_every else None
-        curves = partial(open_curves, ready.recipe, ready.name, place.run_id,
+        add_reference(built, sink.progress, known.reference if known else None, group)
+        own = Sampler(ready, built, place, sink) if group.is_first else None
+        sampler = (own or partial(helped, built)) if recipe.sample_every else None
+        curves = partial(open_curves, recipe, ready.name, place.run_id,
                          known.step if known else 0)  # fmt: skip
         with watcher_for(ready.name, sink, sampler, group, curves) as watcher:
-            trainer = Trainer(built.task, ready.recipe, place, watcher, group)
+            trainer = Trainer(built.task, recipe, place, watcher, group)
             trained = trainer.run(resume=asked.resume)
         if not group.is_first:
+            help_write(built)
             return None
-        samples = sampler.taken if sampler is not None else ()
+        samples = own.taken if own is not None else ()
         return finish(ready, built, trained, samples, registry, sink, place)
 
 
@@ -219,11 +241,10 @@ def _show(done: Tuned, ready: Ready, registry: Registry, sink: Sink) -> None:
     sink.show(done, tuned_view, ok=failed is None, error=failed)
 
 
-def _show_dry_run(ready: Ready, sink: Sink) -> None:
-    from localllm.finetune.training.prepare import prepare_torch
-
-    prepare_torch(ready.threads)
+def _show_dry_run(ready: Ready, registry: Registry, sink: Sink) -> None:
     from localllm.finetune.trial import try_run
     from localllm.finetune.view import dry_view
 
-    sink.show(try_run(ready, sink.progress), dry_view)
+    with ready.group().together():
+        found = try_run(ready, sink.progress, registry.home / "partial")
+    sink.show(found, dry_view)

@@ -55,6 +55,13 @@ class Sampler:
             self._place.sample.unlink(missing_ok=True)
 
 
+def helped(built: Built, step: int) -> None:
+    """What the processes beside the one that samples do: give their part of the adapters."""
+    from localllm.finetune.outcome.writing import help_write
+
+    help_write(built)
+
+
 def run_samples(
     ready: Ready, place: Workplace, prompts: Sequence[Sequence[int]]
 ) -> list[Sample]:  # fmt: skip

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localllm.finetune.building import add_reference, build
 from localllm.finetune.data.report import DataReport
 from localllm.finetune.outcome.judge import MOST_JUDGED
-from localllm.finetune.pace import EnginePace, Pace, measure_engine, measure_pace
+from localllm.finetune.pace import EnginePace, Pace, measure_disk, measure_engine, measure_pace
 from localllm.finetune.plan import Layout, MemoryNeed
 from localllm.finetune.training.batches import Batches, Item
 from localllm.finetune.training.memory import PeakMemory
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
     from localllm.ui import Progress
 
 _MARGIN = 0.05  # memory that a long run takes beyond a short one (the allocator's holes)
-_DISK_BYTES_PER_S = 500e6  # a laptop's, flushed: for what a full run saves
+_MUCH_BYTES = 1e9  # of state saved: from here on the disk's own speed is measured
 
 
 @dataclass(frozen=True)
 class DryRun:
     """What a run would take, by a trial. Times in seconds, memory in bytes at its highest;
-    `planned` is what was reckoned before anything was loaded. `judging_s` is llama.cpp's part
+    `planned` is what was reckoned before anything was loaded. `total_s` has the reading of the
+    data in it. `judging_s` is llama.cpp's part
     at the end, reckoned from the tokens it will see."""
 
     name: str
@@ -60,20 +62,26 @@ class DryRun:
     recipe: Mapping[str, Any]
 
 
-def try_run(ready: Ready, progress: Progress) -> DryRun:
-    """Load the base, compute a few packs, say what the whole run would take.
+def try_run(ready: Ready, progress: Progress, folder: Path) -> DryRun:
+    """Load the base, compute a few packs, say what the whole run would take. `folder` is where
+    it would keep its state.
 
     Raises what building and the engine raise; the machine's memory was checked before.
     """
     began = time.perf_counter()
+    group = ready.group()
     with PeakMemory() as memory:
-        built = build(ready.subject, ready.learning, ready.recipe, ready.layout, ready.adapter)
+        built = build(
+            ready.subject, ready.learning, ready.recipe, ready.layout, ready.adapter, group
+        )
         load_s = time.perf_counter() - began
         _few_references(built, progress)
-        pace = measure_pace(built, ready, progress)
+        pace = measure_pace(built, ready, progress, group)
         n_learned = sum(p.numel() for p in built.task.learned.named.values())
-        engine = measure_engine(ready)
+        engine = measure_engine(ready) if group.is_first else EnginePace(0.0, 1.0, 1.0)
     n_steps = planned_steps(ready.recipe, len(ready.learning.train))
+    if saved_bytes(built, ready.recipe, n_steps) > _MUCH_BYTES and group.is_first:
+        pace = replace(pace, disk_bytes_per_s=measure_disk(folder))
     batches = _batches(built.task.train, built, ready.recipe.batch_size)
     per_step = sum(batches.sizes) / batches.steps_per_epoch
     training_s = training_seconds(built, ready.recipe, n_steps, per_step, pace)
@@ -91,7 +99,7 @@ def try_run(ready: Ready, progress: Progress) -> DryRun:
         load_s=load_s,
         training_s=training_s + sampling_s,
         judging_s=judging_s,
-        total_s=load_s + training_s + sampling_s + judging_s,
+        total_s=ready.seconds + load_s + training_s + sampling_s + judging_s,
         peak_bytes=int(memory.peak_bytes * (1 + _MARGIN)),
         planned=ready.need,
         layout=ready.layout,
@@ -108,13 +116,17 @@ def training_seconds(
 ) -> float:
     """Steps of `per_step` tokens, what is measured between them, and what is saved."""
     steps_s = n_steps * (per_step / pace.train_tps + pace.optimizer_s)
-    n_learned = sum(p.numel() for p in built.task.learned.named.values())
-    evaluations = _evaluations(recipe, n_steps)
-    saves = math.ceil(n_steps / (recipe.save_every or evaluation_pace(recipe, n_steps)))
-    # numbers and both moments; the best numbers apart, where they are judged
-    saved_bytes = 4 * n_learned * (3 * saves + evaluations * bool(len(built.task.held_out)))
     measured_s = measured_tokens(built, recipe, n_steps) / pace.forward_tps
-    return steps_s + measured_s + saved_bytes / _DISK_BYTES_PER_S
+    return steps_s + measured_s + saved_bytes(built, recipe, n_steps) / pace.disk_bytes_per_s
+
+
+def saved_bytes(built: Built, recipe: Recipe, n_steps: int) -> int:
+    """Of all checkpoints: numbers and both moments; the best numbers apart, where they are
+    judged."""
+    n_learned = sum(p.numel() for p in built.task.learned.named.values())
+    evaluations = _evaluations(recipe, n_steps) * bool(len(built.task.held_out))
+    saves = math.ceil(n_steps / (recipe.save_every or evaluation_pace(recipe, n_steps)))
+    return 4 * n_learned * (3 * saves + evaluations)
 
 
 def measured_tokens(built: Built, recipe: Recipe, n_steps: int) -> int:

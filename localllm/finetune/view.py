@@ -31,13 +31,14 @@ def dry_view(run: DryRun) -> View:
         ("numbers that learn", Count(run.n_params)),
         ("steps", f"{Count(run.n_steps)} of about {Count(round(run.tokens_per_step))} tokens"),
         ("computed in", run.precision + _tried(run)),
-        ("base weights", layout.frozen + (", layers computed twice" * layout.checkpointing)),
+        ("base weights", layout.frozen + (", layers computed twice" * layout.checkpointing)
+         + f", parted among {layout.shards} processes" * layout.is_sharded),
         ("speed, by a trial", Rate(run.tokens_per_s)),
         ("time", Seconds(run.total_s)),
         ("of it training", Seconds(run.training_s)),
         ("memory", Bytes(run.peak_bytes)),
         ("reckoned before", Bytes(run.planned.total_bytes)),
-    ]
+    ]  # fmt: skip
     return [*report_view(run.data), Heading("The run"), Fields(rows)]
 
 

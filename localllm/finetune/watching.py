@@ -23,9 +23,9 @@ def watcher_for(
     curves: Callable[[], Sequence[Curves]] = tuple,
 ) -> RunWatcher:  # fmt: skip
     """The watcher of a run; of processes that only help, one that says nothing and
-    opens no `curves`."""
+    opens no `curves` (its `sampler` helps too)."""
     if not group.is_first:
-        return RunWatcher(name, Silent(), lambda text: None)
+        return RunWatcher(name, Silent(), lambda text: None, sampler)
     return RunWatcher(f"finetune {name}", sink.progress, sink.note, sampler, curves())
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from localllm.errors import UsageProblem
+from localllm.finetune.curves import kept_id
 from localllm.finetune.training.group import Group
 from localllm.registry import Lineage, Registry
 
@@ -40,10 +40,7 @@ class Workplace:
 
     def run_id(self) -> str:
         """What the run is known by elsewhere: the same when it is gone on with."""
-        if not self.curves.exists():
-            self.curves.parent.mkdir(parents=True, exist_ok=True)
-            self.curves.write_text(secrets.token_hex(8), "ascii")
-        return self.curves.read_text("ascii")
+        return kept_id(self.curves)
 
     def clear(self) -> None:
         """Remove everything."""

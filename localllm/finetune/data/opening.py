@@ -71,7 +71,7 @@ def open_data(
 def _locate(
     text: str, found: _Found, registry: Registry, settings: Settings, progress: Progress
 ) -> None:
-    if _is_dataset(text):
+    if is_dataset(text):
         from localllm.finetune.data.remote import bring
 
         here = bring(text, registry, settings, progress)
@@ -93,7 +93,8 @@ def _locate(
     found.paths.append((text, path))
 
 
-def _is_dataset(text: str) -> bool:
+def is_dataset(text: str) -> bool:
+    """Whether `text` is a reference to a data set of the Hub."""
     # spelled out: to import the source takes a moment that a local file need not wait
     if not text.startswith("hf-dataset:") and "/datasets/" not in text:
         return False

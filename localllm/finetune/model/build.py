@@ -13,7 +13,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from localllm.errors import EngineError
-from localllm.finetune.model.quantized import FrozenRows, QuantizedEmbedding, QuantizedLinear
+from localllm.finetune.model.quantized import (
+    FrozenRows,
+    PartedRows,
+    QuantizedEmbedding,
+    QuantizedLinear,
+)
 from localllm.finetune.model.stored import Stored, Weights
 from localllm.formats.hf import Layout, Slot
 
@@ -26,12 +31,14 @@ FLOAT_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat1
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How to build. `hf_names`: the tensors have transformers' names and layouts already."""
+    """How to build. `hf_names`: the tensors have transformers' names and layouts already.
+    `empty`: parameters stay on the meta device, for `training.sharding` to fill."""
 
     dtype: str
     frozen: str
     eager: bool
     hf_names: bool = False
+    empty: bool = False
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -66,7 +73,8 @@ def build(
     *,
     divisor: NDArray[np.float32] | None = None,
 ) -> PreTrainedModel:
-    """The module with every slot filled. Its parameters want no gradients yet."""
+    """The module with every slot filled (none, where it is to be empty). Its parameters want no
+    gradients yet."""
     if not isinstance(config, PretrainedConfig):
         values = {key: value for key, value in config.items() if key != "model_type"}
         config = config_of(model_type, values, weights.name)
@@ -83,13 +91,15 @@ def build(
         stored = weights[slot.hf if way.hf_names else slot.gguf]
         layout = Layout() if way.hf_names else slot.layout
         if way.frozen == "quantized" and _smaller(stored, way.torch_dtype):
-            _keep_bytes(module, slot, FrozenRows(stored, layout), way.torch_dtype)
-        else:
+            rows = (PartedRows if way.empty else FrozenRows)(stored, layout)
+            _keep_bytes(module, slot, rows, way.torch_dtype)
+        elif not way.empty:
             state[slot.hf] = tensor_of(stored, layout, way.torch_dtype)
     module.load_state_dict(state, strict=False, assign=True)
     if all(slot.hf != "lm_head.weight" for slot in slots):
         _tie(module)
-    _check_filled(module, weights.name)
+    if not way.empty:
+        _check_filled(module, weights.name)
     return module
 
 
@@ -131,6 +141,8 @@ def _keep_bytes(module: PreTrainedModel, slot: Slot, rows: FrozenRows, dtype: to
         assert isinstance(old, nn.Linear)
         # its bias, if it has one, comes with the state
         new = QuantizedLinear(rows, None if old.bias is None else old.bias.data)
+    if isinstance(rows, PartedRows):
+        rows.hold_in(new)
     _replace(module, slot.module, new)
 
 

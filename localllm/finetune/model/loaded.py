@@ -80,15 +80,17 @@ def load_causal(
     dtype: str = "float32",
     frozen: Frozen = "dense",
     trainable: Trainable = "none",
+    empty: bool = False,
 ) -> LoadedModel:
     """The model in a GGUF (any shard of a split one) or a folder of safetensors.
 
     `dtype` is what is computed in: "float32", "bfloat16" or "float16". `frozen="quantized"`
     keeps matrices that take fewer bytes in the file than in `dtype` in the file's own bytes
     (see `quantized`): memory follows the file's size. `trainable` tells which parameters want
-    gradients. Everything that can be refused is refused from the header, before torch is
-    imported. The module is in evaluation mode, with the attention that computes it rightly
-    (soft caps need transformers' own, "eager").
+    gradients. `empty` leaves all parameters of a GGUF's model on the meta device, to be parted
+    among processes (`training.sharding`). Everything that can be refused is refused from the
+    header, before torch is imported. The module is in evaluation mode, with the attention that
+    computes it rightly (soft caps need transformers' own, "eager").
 
     Raises FileGone, DamagedFile, UsageProblem (no model, or options that do not go together),
     EngineError (a family or feature that is not supported), MissingExtra.
@@ -98,6 +100,8 @@ def load_causal(
     if trainable == "all" and frozen == "quantized":
         raise UsageProblem("quantized weights cannot be trained", "load them as numbers (dense)")
     if path.is_dir():
+        if empty:
+            raise UsageProblem(f"{path.name} is no GGUF: it cannot be parted", "localllm convert")
         return _from_folder(path, dtype, frozen, trainable)
     if not path.exists() and path.suffix != ".gguf":
         raise FileGone(f"{path} does not exist")
@@ -106,8 +110,8 @@ def load_causal(
     plan = plan_gguf(model, weights.read)
     build = _builder()
     module = build.build(
-        plan.model_type, plan.config, plan.slots, weights, build.Way(dtype, frozen, eager(plan)),
-        divisor=plan.divisor,
+        plan.model_type, plan.config, plan.slots, weights,
+        build.Way(dtype, frozen, eager(plan), empty=empty), divisor=plan.divisor,
     )  # fmt: skip
     return _loaded(module, plan.family, path, plan.sizes, plan.slots, weights, frozen,
                    trainable)  # fmt: skip

@@ -8,7 +8,9 @@ the scratch memory has an end whatever the vocabulary.
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,10 +32,15 @@ class FrozenRows:
     def __init__(self, stored: Stored, layout: Layout) -> None:
         if layout.shift or len(stored.shape) != 2:
             raise ValueError(f"{stored.name} is no plain matrix")
-        self.stored = stored
+        self._stored = stored
         self._order = layout.row_order(stored.shape[0])
         self.shape = torch.Size(stored.shape)
         self.block = max(1, BLOCK_ELEMENTS // stored.shape[1])
+
+    @property
+    def stored(self) -> Stored:
+        """The bytes, and what they mean."""
+        return self._stored
 
     def take(self, start: int, stop: int, out: np.ndarray[Any, Any] | None = None) -> torch.Tensor:
         """Rows `start` to `stop` as float32 on the CPU; in `out` where it is given."""
@@ -61,6 +68,31 @@ class FrozenRows:
         """The blocks of rows that one product goes in."""
         n = self.shape[0]
         return [(i, min(i + self.block, n)) for i in range(0, n, self.block)]
+
+
+class PartedRows(FrozenRows):
+    """Rows whose bytes are a layer's parameter `packed` (n_rows, bytes a row), so that processes
+    can part them (FSDP). They are there while that layer computes, and only then."""
+
+    def __init__(self, stored: Stored, layout: Layout) -> None:
+        super().__init__(stored, layout)
+        self._owner: nn.Module | None = None
+
+    def hold_in(self, owner: nn.Module) -> None:
+        """Give `owner` the parameter, without bytes yet."""
+        empty = torch.empty(self._stored.data.shape, dtype=torch.uint8, device="meta")
+        owner.register_parameter("packed", nn.Parameter(empty, requires_grad=False))
+        self._owner = owner
+
+    @property
+    def stored(self) -> Stored:
+        assert self._owner is not None
+        packed = self._owner.get_parameter("packed")
+        if hasattr(packed, "full_tensor"):
+            raise RuntimeError("a parted layer's bytes are there only while it computes")
+        # by its address: a tensor that was seen as an array can never be let go of by FSDP
+        held = (ctypes.c_uint8 * packed.numel()).from_address(packed.data_ptr())
+        return replace(self._stored, data=np.ctypeslib.as_array(held).reshape(packed.shape))
 
 
 class _Product(torch.autograd.Function):

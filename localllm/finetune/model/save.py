@@ -14,6 +14,7 @@ from localllm.finetune.model.build import bare, tensor_of
 from localllm.finetune.model.loaded import LoadedModel
 from localllm.finetune.model.quantized import FrozenRows
 from localllm.finetune.model.stored import Stored, Weights, gguf_weights
+from localllm.finetune.training.whole import whole
 from localllm.formats import read_model
 from localllm.formats.gguf import TensorInfo
 from localllm.formats.hf import Slot
@@ -67,6 +68,15 @@ def save_gguf(
     write_gguf(out, file.shards[0], tensors, set=replaced, advance=advance)
 
 
+def help_save(loaded: LoadedModel) -> None:
+    """Of a sharded module: what the other processes do while one saves it. In the order of the
+    file, as there."""
+    slots = {slot.gguf: slot for slot in loaded.slots}
+    for name in read_model(loaded.source).tensors:
+        if name in slots:
+            current(loaded, slots[name])
+
+
 def _tensor(
     loaded: LoadedModel, slot: Slot | None, info: TensorInfo, weights: Weights, type: FloatType
 ) -> TensorOut:
@@ -99,12 +109,13 @@ def _chunks(
 
 
 def current(loaded: LoadedModel, slot: Slot) -> torch.Tensor | None:
-    """The module's numbers for a slot, on the CPU; None where they are the file's own bytes."""
+    """The module's numbers for a slot, on the CPU; None where they are the file's own bytes. Of
+    a sharded module all processes must ask."""
     layer = bare(loaded.module.get_submodule(slot.module))
     leaf = slot.hf.rpartition(".")[2]
     if leaf == "weight" and isinstance(getattr(layer, "rows", None), FrozenRows):
         return None
-    return layer.get_parameter(leaf).detach().cpu()
+    return whole(layer.get_parameter(leaf))
 
 
 def as_bytes(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from localllm.errors import DamagedFile, GateFailed, TrainingFailed
+from localllm.finetune.course import course_of
 from localllm.finetune.outcome.judge import GAIN, KEPT, MOST_JUDGED, Engine, Judged
 from localllm.finetune.outcome.result import (
     KIND,
@@ -153,25 +154,14 @@ def _check(trained: Trained, judged: BeforeAfter | None) -> None:
 
 
 def _learned(ready: Ready, built: Built, trained: Trained) -> Learned:
-    steps = trained.history.steps
     return Learned(
-        steps=trained.steps,
-        planned_steps=trained.planned_steps,
-        stopped=trained.stopped,
-        kept_step=trained.kept_step,
-        loss_first=steps[0].loss if steps else None,
-        loss_last=steps[-1].loss if steps else None,
-        held_out_before=trained.loss_before,
-        held_out_after=trained.loss_after,
-        tokens=trained.tokens,
+        **vars(course_of(trained)),
         targets=trained.targets,
-        seconds=trained.seconds,
-        tokens_per_s=trained.tokens_per_s,
-        peak_bytes=trained.peak_bytes,
         precision=built.precision,
         base_weights=ready.layout.frozen,
         pack_tokens=ready.layout.pack_tokens,
         checkpointing=ready.layout.checkpointing,
+        shards=ready.layout.shards,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from localllm.finetune.course import Course
 from localllm.finetune.outcome.judge import Judged, Sample
 from localllm.finetune.sampling import SampleAt
 
@@ -46,26 +47,15 @@ class SamplePair:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """How the training went. Losses are in nats, by torch; `peak_bytes` of resident memory."""
+class Learned(Course):
+    """How the training went, and how it was computed."""
 
-    steps: int
-    planned_steps: int
-    stopped: str
-    kept_step: int
-    loss_first: float | None
-    loss_last: float | None
-    held_out_before: float | None
-    held_out_after: float | None
-    tokens: int
     targets: int
-    seconds: float
-    tokens_per_s: float
-    peak_bytes: int
     precision: str
     base_weights: str
     pack_tokens: int
     checkpointing: bool
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -152,4 +142,6 @@ def _judged(value: Mapping[str, Any]) -> Judged:
 
 
 def _unknown() -> Learned:
-    return Learned(0, 0, "", 0, None, None, None, None, 0, 0, 0.0, 0.0, 0, "", "", 0, False)
+    course = Course(0, 0, "", 0, None, None, None, None, 0, 0.0, 0.0, 0)
+    return Learned(**vars(course), targets=0, precision="", base_weights="", pack_tokens=0,
+                   checkpointing=False)  # fmt: skip

@@ -9,18 +9,20 @@ from localllm.errors import LocalLLMError
 from localllm.finetune.building import Built
 from localllm.finetune.model.adapter import LoraPair, adapter_gguf
 from localllm.finetune.model.fold import fold_lora
-from localllm.finetune.model.save import save_gguf
+from localllm.finetune.model.save import help_save, save_gguf
+from localllm.finetune.training.whole import whole
 
 
 def pairs_of(built: Built) -> dict[str, LoraPair]:
-    """The adapters by the path of their layer, with the scale that was trained with."""
+    """The adapters by the path of their layer, with the scale that was trained with. Of a
+    sharded model all processes must ask."""
     assert built.adapters is not None
     return {
         name: LoraPair(
-            layer.a.detach(),
-            layer.b.detach(),
+            whole(layer.a),
+            whole(layer.b),
             scale=layer.scale,
-            magnitude=None if layer.magnitude is None else layer.magnitude.detach(),
+            magnitude=None if layer.magnitude is None else whole(layer.magnitude),
         )
         for name, layer in built.adapters.layers.items()
     }
@@ -31,6 +33,14 @@ def write_adapter(built: Built, path: Path, metadata: Mapping[str, str]) -> None
     assert built.adapters is not None
     alpha = built.adapters.options.llama_alpha
     _whole(path, lambda: adapter_gguf(pairs_of(built), alpha, built.loaded, path, metadata))
+
+
+def help_write(built: Built) -> None:
+    """What the processes beside the one that writes do while it does."""
+    if built.adapters is not None:
+        pairs_of(built)
+    else:
+        help_save(built.loaded)
 
 
 def write_model(

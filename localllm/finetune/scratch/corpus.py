@@ -239,7 +239,8 @@ class _Seen:
 def _held(
     groups: NDArray[np.int64], sizes: NDArray[np.int64], recipe: TrainRecipe
 ) -> list[int]:  # fmt: skip
-    """Groups that are kept back: a share of the bytes, or a number of units."""
+    """Groups that are kept back: a share of the bytes, or a number of units. None is larger than
+    that, unless all are."""
     unique, inverse = np.unique(groups, return_inverse=True)
     total = int(sizes.sum())
     if recipe.held_out is None:
@@ -248,4 +249,11 @@ def _held(
         share, count = held_out(recipe.held_out)
         wanted = share * total
     weights = np.bincount(inverse, None if count is not None else sizes).astype(np.int64)
-    return chosen(unique, weights, max(1, round(wanted)) if count is None else count, recipe.seed)
+    most = max(1, round(wanted)) if count is None else count
+    # what says the same a thousand times, or is as long as all the rest, is learned from
+    fits = weights <= most
+    if not fits.any():
+        fits = weights == weights.min()
+    if fits.sum() == 1 < len(unique):
+        return [int(unique[fits][0])]
+    return chosen(unique[fits], weights[fits], most, recipe.seed)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from localllm import __version__
 from localllm.errors import DamagedFile, TrainingFailed
+from localllm.finetune.course import course_of
 from localllm.finetune.outcome.result import curves
 from localllm.finetune.scratch import outcome
 from localllm.finetune.scratch.encode import counted
-from localllm.finetune.scratch.learning import Learning, learned_of
+from localllm.finetune.scratch.learning import Learning
 from localllm.finetune.scratch.model import write_model
 from localllm.finetune.scratch.place import Place
 from localllm.finetune.scratch.ready import Ready
@@ -56,7 +57,7 @@ def finish(
     done = Trained(
         model=model, name=model.name, reused=False, type=recipe.type,
         file_bytes=model.size_bytes, template=ready.dialect.chosen.name, data=ready.told,
-        plan=ready.planned, learned=learned_of(trained), judged=judged, samples=samples,
+        plan=ready.planned, learned=course_of(trained), judged=judged, samples=samples,
         along=learning.along, losses=losses, held_out=held_out, recipe=recipe.as_dict(),
     )  # fmt: skip
     registry.record(model, KIND, done.figures())

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from localllm.finetune.curves import open_curves
 from localllm.finetune.recipe import Recipe
 from localllm.finetune.sampling import SampleAt
 from localllm.finetune.scratch import outcome
 from localllm.finetune.scratch.encode import Sequences, rows_of
 from localllm.finetune.scratch.model import begin, named_of, optimizer_of, write_model
+from localllm.finetune.scratch.network import network
+from localllm.finetune.scratch.pace import reach_at
 from localllm.finetune.scratch.place import Place
 from localllm.finetune.scratch.recipe import TrainRecipe
-from localllm.finetune.scratch.result import Learned
 from localllm.finetune.scratch.watching import ScratchWatcher
-from localllm.finetune.training.forward import scorer
+from localllm.finetune.training.checkpoint import load
 from localllm.finetune.training.objectives import Likelihood
 from localllm.finetune.training.records import Trained
-from localllm.finetune.training.task import Learned as Learns
-from localllm.finetune.training.task import Task, evaluate
+from localllm.finetune.training.task import Learned, Task, evaluate
 from localllm.finetune.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -47,19 +48,20 @@ class Learning:
         self.prompts = outcome.prompts(
             ready.held, recipe.sample_prompt, recipe.samples, ready.dialect, ready.corpus.is_chat
         )
+        self._dtype = torch.bfloat16 if ready.plan.precision == "bf16" else torch.float32
+        self._loop: Trainer | None = None
         self._task = self._made_task()
 
     def _made_task(self) -> Task:
         ready, learn = self._ready, self._recipe.learn
         plan = ready.plan
-        dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
         train, held = ready.train.examples, ready.held.examples
         order = np.random.default_rng([self._recipe.seed, 3]).permutation(len(held))
         looked_at = [np.array([k]) for k in sorted(order[: plan.n_held].tolist())]
         return Task(
             module=self.module,
-            scorer=scorer(self.module, dtype),
-            learned=Learns(None, named_of(self.module)),
+            scorer=network(self.module, self._dtype, plan.dropout, self._reach),
+            learned=Learned(None, named_of(self.module)),
             objective=Likelihood(),
             train=Sequences(train, rows_of(train.lengths, plan.shape.context), learn),
             held_out=Sequences(held, looked_at, learn),
@@ -69,17 +71,26 @@ class Learning:
         )
 
     def run(self, *, resume: bool) -> Trained:
-        """Train; the module then holds the weights that are kept. Raises as `Trainer.run`."""
-        sampler = self._sample if self.prompts else None
-        with ScratchWatcher(self._place.label, self._sink, sampler) as watcher:
-            optimizer = optimizer_of(self.module, self._recipe, self._ready.plan.lr)
-            trainer = Trainer(self._task, self._trainer, self._place, watcher, optimizer=optimizer)
-            return trainer.run(resume=resume)
+        """Train; the module then holds the weights that are kept. Raises as `Trainer.run`, and
+        SourceFailed, OSError where curves cannot be opened."""
+        sampler, recipe, place = self._sample if self.prompts else None, self._recipe, self._place
+        known = load(place.checkpoint) if resume and (recipe.tensorboard or recipe.wandb) else None
+        done = 0 if known is None else known.step
+        curves = open_curves(recipe, place.label, place.run_id, done)
+        with ScratchWatcher(place.label, self._sink, sampler, curves) as watcher:
+            optimizer = optimizer_of(self.module, recipe, self._ready.plan.lr, self._dtype)
+            self._loop = Trainer(self._task, self._trainer, place, watcher, optimizer=optimizer)
+            return self._loop.run(resume=resume)
+
+    def _reach(self) -> int | None:
+        """How far the step sees that is computed now."""
+        loop = self._loop
+        return None if loop is None else reach_at(loop.done / loop.n_steps)
 
     def loss_of(self, examples: Sequence[Example]) -> float:
         """The mean loss in nats a token, computed in float32 whatever was trained in."""
         task = replace(
-            self._task, scorer=scorer(self.module, torch.float32),
+            self._task, scorer=network(self.module, torch.float32),
             held_out=[[one] for one in examples],
         )  # fmt: skip
         return evaluate(task)[0]
@@ -103,21 +114,3 @@ class Learning:
                 )
         finally:
             place.sample.unlink(missing_ok=True)
-
-
-def learned_of(trained: Trained) -> Learned:
-    steps = trained.history.steps
-    return Learned(
-        steps=trained.steps,
-        planned_steps=trained.planned_steps,
-        stopped=trained.stopped,
-        kept_step=trained.kept_step,
-        loss_first=steps[0].loss if steps else None,
-        loss_last=steps[-1].loss if steps else None,
-        held_out_before=trained.loss_before,
-        held_out_after=trained.loss_after,
-        tokens=trained.tokens,
-        seconds=trained.seconds,
-        tokens_per_s=trained.tokens_per_s,
-        peak_bytes=trained.peak_bytes,
-    )

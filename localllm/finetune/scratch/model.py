@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from localllm.finetune.model import write_scratch, write_vocabulary
+from localllm.finetune.scratch.descent import descent_of
 from localllm.finetune.scratch.recipe import TrainRecipe
 from localllm.finetune.scratch.shape import Shape
 
 ROPE_BASE = 10_000.0
 NORM_EPS = 1e-5
 INIT = 0.02
+RATES = {"muon": 4e-3, "adamw": 3e-3}
 
 
 def config_of(shape: Shape) -> Any:
@@ -66,18 +68,22 @@ def named_of(module: Any) -> dict[str, torch.nn.Parameter]:
     return dict(module.named_parameters())
 
 
-def default_rate(shape: Shape) -> float:
-    """The highest learning rate: 3e-3 at a width of 256, less for wider models."""
-    return 3e-3 * math.sqrt(256 / max(256, shape.width))
+def default_rate(recipe: TrainRecipe, shape: Shape) -> float:
+    """The highest learning rate at a width of 256, less for wider models."""
+    return RATES[recipe.optimizer] * math.sqrt(256 / max(256, shape.width))
 
 
-def optimizer_of(module: Any, recipe: TrainRecipe, rate: float) -> torch.optim.AdamW:
-    """AdamW with a second moment that forgets (0.95), as short runs want it; decay on matrices,
-    not on norms."""
-    named = named_of(module).values()
+def optimizer_of(
+    module: Any, recipe: TrainRecipe, rate: float, dtype: torch.dtype
+) -> torch.optim.Optimizer:
+    """Muon, or AdamW with a second moment that forgets (0.95), as short runs want it; decay on
+    matrices, not on norms."""
+    named = named_of(module)
+    if recipe.optimizer == "muon":
+        return descent_of(named, lr=rate, weight_decay=recipe.weight_decay, dtype=dtype)
     groups = [
-        {"params": [p for p in named if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in named if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in named.values() if p.dim() > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in named.values() if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), eps=1e-8)
 

@@ -66,6 +66,11 @@ Epochs = Annotated[
 ]
 Steps = Annotated[int | None, option(_TRAIN, "--steps", "In place of both.", "N")]
 BatchTokens = Annotated[int | None, option(_TRAIN, "--batch-tokens", "Tokens a step.", "N")]
+Optimizer = Annotated[str | None, option(_TRAIN, "--optimizer", "How weights move.", "muon|adamw")]
+Dropout = Annotated[
+    float | None,
+    option(_TRAIN, "--dropout", "Default: the more, the more often the text is read.", "SHARE"),
+]
 Samples = Annotated[int | None, option(_WATCH, "--samples", "Texts it goes on with.", "N")]
 SamplePrompt = Annotated[
     list[str] | None,

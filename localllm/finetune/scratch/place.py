@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localllm.errors import UsageProblem
+from localllm.finetune.curves import kept_id
 from localllm.registry import Registry
 
-_MEMBERS = ("plan", "tokenizer", "words", "checkpoint", "best", "made", "sample")
+_MEMBERS = ("plan", "tokenizer", "words", "checkpoint", "best", "made", "sample", "curves")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Place:
     best: Path
     made: Path
     sample: Path
+    curves: Path
 
     @classmethod
     def in_folder(cls, folder: Path) -> Place:
@@ -42,6 +44,10 @@ class Place:
             )
         if not (resume and self.checkpoint.exists()):
             self.clear()
+
+    def run_id(self) -> str:
+        """What the run is known by elsewhere: the same when it is gone on with."""
+        return kept_id(self.curves)
 
     def clear(self) -> None:
         """Remove everything."""

@@ -16,18 +16,8 @@ from localllm.finetune.scratch.recipe import FIXED, TrainRecipe
 from localllm.finetune.scratch.shape import Shape
 from localllm.ui.outfile import replace_file
 
-_VERSION = 1
-BATCH_LEAST, BATCH_MOST = 2048, 32768  # tokens a step
-STEPS_WANTED = 1000  # of a run whose batch nobody names
+_VERSION = 2
 PACK_TOKENS = 4096
-RESERVE = 0.08  # of the budget: evaluations, checkpoints, llama.cpp's judgement
-MOST_EPOCHS = 20.0  # of a budget: what is read so often teaches nothing any more
-
-
-def held_tokens(seen: float) -> float:
-    """Held-out tokens at an evaluation: a hundredth of what a run sees, more of short runs, but
-    never so many that eleven evaluations take more than a twelfth of the time."""
-    return max(2048.0, min(16_384.0, seen / 50), seen / 100)
 
 
 @dataclass(frozen=True)
@@ -45,6 +35,7 @@ class Plan:
     rows: int
     steps: int
     lr: float
+    dropout: float
     pack_tokens: int
     n_tokens: int  # of the text that is learned from
     tokens_per_step: float
@@ -67,7 +58,8 @@ class Plan:
         """What decided the result, for lineage."""
         return {
             **self.shape.as_json(), "precision": self.precision, "rows_per_step": self.rows,
-            "steps": self.steps, "lr": self.lr, "n_tokens": self.n_tokens,
+            "steps": self.steps, "lr": self.lr, "dropout": self.dropout,
+            "n_tokens": self.n_tokens,
         }  # fmt: skip
 
 
@@ -108,21 +100,3 @@ def gone_on(plan: Plan, recipe: TrainRecipe) -> Plan:
     return replace(
         plan, lr=recipe.lr or plan.lr, steps=recipe.steps or plan.steps, precision=precision
     )
-
-
-def batch_rows(recipe: TrainRecipe, tokens: float, n_rows: int) -> int:
-    """Rows a step: as named, else so that a run has about a thousand steps; never more than a
-    quarter of all rows, or there would be no steps to speak of."""
-    if recipe.batch_tokens is not None:
-        return min(n_rows, max(1, round(recipe.batch_tokens / recipe.context)))
-    wanted = min(BATCH_MOST, max(BATCH_LEAST, tokens / STEPS_WANTED))
-    return max(1, min(round(wanted / recipe.context), max(1, n_rows // 4)))
-
-
-def planned_tokens(recipe: TrainRecipe, tokens_per_s: float, n_tokens: int) -> float:
-    """Tokens that a run sees, `steps` aside: the epochs named, or what the budget has time for."""
-    if recipe.epochs is not None:
-        return recipe.epochs * n_tokens
-    minutes = recipe.minutes or 0.0
-    seen = 60 * minutes * (1 - RESERVE) * tokens_per_s
-    return min(seen, MOST_EPOCHS * n_tokens)

@@ -11,6 +11,7 @@ import numpy as np
 
 from localllm.errors import DoesNotFit
 from localllm.finetune.data import Dialect
+from localllm.finetune.scratch import pace
 from localllm.finetune.scratch import plan as plans
 from localllm.finetune.scratch.corpus import DROPPED, HELD, TRAIN, Corpus
 from localllm.finetune.scratch.encode import Encoding, encode, rows_of
@@ -62,7 +63,7 @@ def make_ready(
     else:
         known = plans.gone_on(known, recipe)
         words, shape, precision = known.tokenizer, known.shape, known.precision
-        speed, pack_tokens = Speed(known.tokens_per_s, known.peak_bytes), known.pack_tokens
+        speed, pack_tokens = Speed(known.tokens_per_s, 0.0, known.peak_bytes), known.pack_tokens
     place.tokenizer.write_text(words, "utf-8")
     template = TEMPLATE if corpus.is_chat else "none"
     write_words(shape, place.tokenizer, place.words, None)
@@ -137,9 +138,9 @@ def _thinned(corpus: Corpus, recipe: TrainRecipe, speed: Speed, held: Encoding) 
         return corpus
     per_token = corpus.bytes_of(HELD) / max(1, held.n_tokens)
     if recipe.steps is not None:
-        seen = float(recipe.steps * (recipe.batch_tokens or plans.BATCH_MOST))
+        seen = float(recipe.steps * (recipe.batch_tokens or pace.BATCH_MOST))
     else:
-        seen = plans.planned_tokens(recipe, speed.tokens_per_s, 1 << 60)
+        seen = pace.planned_tokens(recipe, speed.tokens_per_s, 1 << 60)
     return thin(corpus, int(_LEFT * seen * per_token), recipe.seed)
 
 
@@ -164,10 +165,13 @@ def _plan(
 ) -> Plan:  # fmt: skip
     n_rows = len(rows_of(train.examples.lengths, shape.context))
     per_row = train.n_tokens / n_rows
-    tokens = plans.planned_tokens(recipe, speed.tokens_per_s, train.n_tokens)
+    tokens = pace.planned_tokens(recipe, speed.tokens_per_s, train.n_tokens)
     if recipe.steps is not None:
-        tokens = float(recipe.steps * plans.BATCH_LEAST)
-    rows = plans.batch_rows(recipe, tokens, n_rows)
+        tokens = float(recipe.steps * pace.BATCH_LEAST)
+    rows = pace.batch_rows(recipe, tokens, n_rows)
+    tokens_per_s = speed.with_batch(rows * per_row)
+    if recipe.steps is None:
+        tokens = pace.planned_tokens(recipe, tokens_per_s, train.n_tokens)
     steps = recipe.steps or max(1, round(tokens / (rows * per_row)))
     seen = steps * rows * per_row
     per_chunk = held.n_tokens / len(held.examples)
@@ -177,15 +181,16 @@ def _plan(
         tokenizer=words,
         shape=shape,
         precision=precision,
-        tokens_per_s=speed.tokens_per_s,
+        tokens_per_s=tokens_per_s,
         peak_bytes=max(speed.peak_bytes, 0),
         rows=rows,
         steps=steps,
-        lr=recipe.lr or default_rate(shape),
+        lr=recipe.lr or default_rate(recipe, shape),
+        dropout=pace.dropout_of(recipe, seen / max(1, train.n_tokens)),
         pack_tokens=pack_tokens,
         n_tokens=train.n_tokens,
         tokens_per_step=rows * per_row,
-        n_held=min(len(held.examples), max(1, round(plans.held_tokens(seen) / per_chunk))),
+        n_held=min(len(held.examples), max(1, round(pace.held_tokens(seen) / per_chunk))),
         thinned_bytes=corpus.bytes_of(TRAIN) if (corpus.fates == LEFT).any() else 0,
     )
 
@@ -225,6 +230,8 @@ def planned_of(plan: Plan) -> Planned:
         epochs=plan.epochs,
         tokens_per_param=plan.tokens_seen / shape.n_params,
         lr=plan.lr,
+        dropout=plan.dropout,
+        optimizer=plan.asked["optimizer"],
         tokens_per_s=plan.tokens_per_s,
         training_s=plan.training_s,
         peak_bytes=plan.peak_bytes,

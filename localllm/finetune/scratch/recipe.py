@@ -14,6 +14,7 @@ from localllm.finetune.training.schedule import SHAPES
 TYPES = ("F16", "BF16", "F32")
 LEARN = ("all", "assistant")
 BUDGET = 30.0  # minutes, where neither steps nor epochs are named
+OPTIMIZERS = ("muon", "adamw")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class TrainRecipe:
     epochs: float | None = None
     steps: int | None = None
     batch_tokens: int | None = None
+    optimizer: str = "muon"
     lr: float | None = None
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    lr_floor: float = 0.1
+    schedule: str = "linear"
+    warmup: float = 0.03
+    lr_floor: float = 0.0
     weight_decay: float = 0.1
+    dropout: float | None = None
     max_grad_norm: float = 1.0
     seed: int = 0
     # the machine
@@ -64,6 +67,8 @@ class TrainRecipe:
     samples: int = 3
     sample_tokens: int = 64
     sample_prompt: tuple[str, ...] = ()
+    tensorboard: str | None = None
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -84,7 +89,10 @@ class TrainRecipe:
     def lineage(self) -> dict[str, Any]:
         """What decides the result: not what it is called, where the data lies (what it says has a
         digest) or how it was watched."""
-        beside = ("name", "data", "threads", "samples", "sample_tokens", "sample_prompt")
+        beside = (
+            "name", "data", "threads", "samples", "sample_tokens", "sample_prompt", "tensorboard",
+            "wandb",
+        )  # fmt: skip
         return {k: v for k, v in self.as_dict().items() if k not in beside and v is not None}
 
 
@@ -93,7 +101,7 @@ class TrainRecipe:
 FIXED = (
     "format", "column", "limit", "held_out", "learn", "bad_rows", "duplicates",
     "vocab_size", "context", "width", "layers", "heads", "kv_heads", "ff", "budget", "epochs",
-    "batch_tokens", "seed",
+    "batch_tokens", "optimizer", "dropout", "seed",
 )  # fmt: skip
 
 
@@ -124,7 +132,7 @@ def for_trainer(recipe: TrainRecipe, *, steps: int, rows: int, lr: float) -> Rec
 def _check_choices(recipe: TrainRecipe) -> None:
     for key, allowed in (
         ("schedule", SHAPES), ("precision", PRECISIONS), ("keep", KEEP), ("type", TYPES),
-        ("learn", LEARN),
+        ("learn", LEARN), ("optimizer", OPTIMIZERS),
     ):  # fmt: skip
         value = getattr(recipe, key)
         if value not in allowed:
@@ -137,10 +145,10 @@ def _check_ranges(recipe: TrainRecipe) -> None:
         ("layers", 1, 128), ("heads", 1, 128), ("kv_heads", 1, 128), ("ff", 32, 32768),
         ("budget", 0.05, 1e5), ("epochs", 1e-6, 1e5), ("steps", 1, 1e9),
         ("batch_tokens", 32, 1e7), ("lr", 0, 10), ("warmup", 0, 1), ("lr_floor", 0, 1),
-        ("weight_decay", 0, 10), ("max_grad_norm", 0, 1e9), ("seed", 0, 2**31 - 1),
-        ("pack_tokens", 8, 1e7), ("threads", 1, 4096), ("eval_every", 1, 1e9),
-        ("patience", 1, 1e6), ("save_every", 1, 1e9), ("samples", 0, 100),
-        ("sample_tokens", 1, 4096), ("limit", 1, 1e12),
+        ("weight_decay", 0, 10), ("dropout", 0, 0.9), ("max_grad_norm", 0, 1e9),
+        ("seed", 0, 2**31 - 1), ("pack_tokens", 8, 1e7), ("threads", 1, 4096),
+        ("eval_every", 1, 1e9), ("patience", 1, 1e6), ("save_every", 1, 1e9),
+        ("samples", 0, 100), ("sample_tokens", 1, 4096), ("limit", 1, 1e12),
     )  # fmt: skip
     for key, low, high in bounds:
         value = getattr(recipe, key)

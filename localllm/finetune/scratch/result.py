@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from localllm.finetune.course import Course
 from localllm.finetune.outcome.judge import Sample
 from localllm.finetune.sampling import SampleAt
 from localllm.finetune.scratch.baseline import Baseline
@@ -60,6 +61,8 @@ class Planned:
     epochs: float
     tokens_per_param: float
     lr: float
+    dropout: float
+    optimizer: str
     tokens_per_s: float
     training_s: float
     peak_bytes: int
@@ -85,24 +88,6 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """How the training went; losses in nats by torch, `peak_bytes` of resident memory."""
-
-    steps: int
-    planned_steps: int
-    stopped: str
-    kept_step: int
-    loss_first: float | None
-    loss_last: float | None
-    held_out_before: float | None
-    held_out_after: float | None
-    tokens: int
-    seconds: float
-    tokens_per_s: float
-    peak_bytes: int
-
-
-@dataclass(frozen=True)
 class Trained:
     """A model from scratch. `template` is the name of its chat template, "none" without one."""
 
@@ -114,7 +99,7 @@ class Trained:
     template: str
     data: Told
     plan: Planned
-    learned: Learned
+    learned: Course
     judged: Judged
     samples: tuple[Sample, ...]
     along: tuple[SampleAt, ...]
@@ -153,7 +138,7 @@ def made_before(model: Model, registry: Registry) -> Trained | None:
     return Trained(
         model=model, name=model.name, reused=True, type=v["type"], file_bytes=model.size_bytes,
         template=v["template"], data=Told(**data), plan=Planned(**v["plan"]),
-        learned=Learned(**v["learned"]), judged=Judged(**judged),
+        learned=Course(**v["learned"]), judged=Judged(**judged),
         samples=tuple(Sample(**one) for one in v["samples"]),
         along=tuple(SampleAt(one["step"], Sample(**one["sample"])) for one in v["along"]),
         losses=tuple((int(s), float(x)) for s, x in v["losses"]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from localllm import config
 from localllm.errors import Interrupted, UsageProblem
+from localllm.finetune.curves import require_curves
 from localllm.finetune.scratch.recipe import TrainRecipe
 from localllm.library.derive import checked_name, require_room
 from localllm.registry import Model, Registry
@@ -42,6 +43,7 @@ def train(asked: Asked, registry: Registry, sink: Sink) -> None:
     for path in (asked.report, asked.save_recipe):
         if path is not None:
             check_place(path)
+    require_curves(asked.recipe)
     name = _name(asked.recipe)
     corpus = read(asked.recipe, registry, sink)
     if asked.save_recipe is not None:

@@ -14,8 +14,8 @@ from localllm.finetune.scratch.recipe import TrainRecipe
 
 TOKENS_PER_PARAM = 20.0  # of a model that its compute is best spent on (Hoffmann et al. 2022)
 HEAD = 64
-# width, layers: with a vocabulary of 8192 from 5.5 to 28 million parameters
-LADDER = ((256, 4), (256, 6), (256, 8), (256, 12), (512, 4), (512, 6), (512, 8))
+# width, layers: with a vocabulary of 4096 from 5.3 to 28 million parameters
+LADDER = ((256, 5), (256, 6), (256, 8), (256, 12), (512, 4), (512, 6), (512, 8))
 SMALL = (256, 2)  # for texts of less than SMALL_BYTES
 SMALL_BYTES = 2_000_000
 

@@ -11,22 +11,30 @@ import torch
 from localllm.finetune.data.rows import RowAt
 from localllm.finetune.data.store import Example
 from localllm.finetune.scratch.model import begin, optimizer_of
+from localllm.finetune.scratch.network import network
+from localllm.finetune.scratch.pace import REACHES
 from localllm.finetune.scratch.recipe import TrainRecipe
 from localllm.finetune.scratch.shape import Shape
 from localllm.finetune.training.batches import pack
-from localllm.finetune.training.forward import scorer
 from localllm.finetune.training.memory import PeakMemory
 
 _TRIAL_S = 4.0
-_LEAST = 2  # steps
+_LEAST = 2  # rounds
+_LEFT_OUT = 0.1
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second forward, back and through the optimizer; resident memory at its highest."""
+    """Tokens a second forward and back, as the run goes through its reaches; seconds of the
+    optimizer at each step; resident memory at its highest."""
 
     tokens_per_s: float
+    step_s: float
     peak_bytes: int
+
+    def with_batch(self, tokens: float) -> float:
+        """Tokens a second, optimizer included, with so many of them a step."""
+        return 1 / (1 / self.tokens_per_s + self.step_s / tokens)
 
 
 def try_shape(shape: Shape, recipe: TrainRecipe, precision: str, pack_tokens: int) -> Speed:
@@ -34,23 +42,32 @@ def try_shape(shape: Shape, recipe: TrainRecipe, precision: str, pack_tokens: in
     module = begin(shape, 0)
     module.train()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    score, optimizer = scorer(module, dtype), optimizer_of(module, recipe, 0.0)
+    seen: list[int | None] = [None]
+    left_out = _LEFT_OUT if recipe.dropout is None else recipe.dropout  # drawing it takes time
+    score = network(module, dtype, left_out, lambda: seen[0])
+    optimizer = optimizer_of(module, recipe, 0.0, dtype)
     draw = np.random.default_rng(0)
     n_rows = max(1, pack_tokens // shape.context)
     mask = np.arange(shape.context + 1) > 0
     size, at = shape.context + 1, RowAt("", 0)
     drawn = draw.integers(0, shape.n_vocab, (n_rows, size)).astype(np.int32)
     one = pack([[Example(ids, mask, at)] for ids in drawn], range(n_rows))
-    times: list[float] = []
+    reached, moved, rounds = 0.0, 0.0, 0
     with PeakMemory() as memory:
-        for n in range(100):
-            began = time.perf_counter()
-            loss = score.losses(one).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if n:  # the first one prepares kernels
-                times.append(time.perf_counter() - began)
-            if len(times) >= _LEAST and sum(times) > _TRIAL_S:
-                break
-    return Speed(len(times) * one.n_tokens / sum(times), memory.peak_bytes)
+        while rounds <= _LEAST or reached + moved < _TRIAL_S:
+            spent, stepped = 0.0, 0.0
+            for share, reach in REACHES:
+                seen[0] = reach
+                began = time.perf_counter()
+                loss = score.losses(one).mean()
+                loss.backward()  # type: ignore[no-untyped-call]
+                middle = time.perf_counter()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                spent += share * (middle - began)
+                stepped += share * (time.perf_counter() - middle)
+            if rounds:  # the first one prepares kernels
+                reached, moved = reached + spent, moved + stepped
+            rounds += 1
+    n = rounds - 1
+    return Speed(n * one.n_tokens / reached, moved / n, memory.peak_bytes)

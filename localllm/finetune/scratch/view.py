@@ -55,7 +55,8 @@ def plan_facts(plan: Planned) -> list[tuple[str, AnyCell]]:
                        f"{heads}, {plan.ff} feed-forward, {Count(plan.n_vocab)} tokens{rows}"),
         ("context", Count(plan.context)),
         ("steps", f"{Count(plan.steps)} of {Count(plan.tokens_per_step)} tokens in {plan.precision}"
-                  f", learning rate {plan.lr:.1e}"),
+                  f", {plan.optimizer} at {plan.lr:.1e}"
+                  + f", dropout {plan.dropout:g}" * bool(plan.dropout)),
         ("tokens seen", f"{Count(plan.tokens)}: the text {plan.epochs:.1f} times, "
                         f"{plan.tokens_per_param:.1f} a parameter (20 are thought best)"),
     ]  # fmt: skip

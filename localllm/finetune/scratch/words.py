@@ -22,8 +22,12 @@ _LONGEST = 32  # characters of a token: a line of dashes is no word
 
 
 def default_size(n_bytes: int) -> int:
-    """How many tokens a text of so many bytes supports: each should come some hundred times."""
-    for most, size in ((500_000, 2048), (4_000_000, 4096), (100_000_000, 8192)):
+    """How many tokens a text of so many bytes supports: each should come some hundred times.
+
+    Of 4 MB of English 8192 make the text 6 % shorter than 4096, and each token of a model of 4
+    layers take 16 % more time (measured).
+    """
+    for most, size in ((500_000, 2048), (20_000_000, 4096), (200_000_000, 8192)):
         if n_bytes < most:
             return size
     return 16384

@@ -32,6 +32,8 @@ class Tokens(Protocol):
     def mask(self) -> NDArray[np.bool_]: ...
 
 
+_WINDOW = 512  # items
+
 Item = Sequence[Tokens]
 """What is learned from at once: one sequence, or the two of a preference."""
 
@@ -136,10 +138,12 @@ class Batches:
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         return [pack(self.items, group, self.first) for group in self.groups(chosen.tolist())]
 
-    def whole(self) -> Iterator[Pack]:
-        """Every item once, in no order that means anything: for measuring."""
-        for group in self.groups(range(len(self.items))):
-            yield pack(self.items, group, self.first)
+    def windows(self) -> Iterator[list[Pack]]:
+        """Every item once, in no order that means anything, for measuring: the packs of some
+        items at a time, so that neither memory nor packing grows faster than the items do."""
+        for begin in range(0, len(self.items), _WINDOW):
+            numbers = range(begin, min(begin + _WINDOW, len(self.items)))
+            yield [pack(self.items, group, self.first) for group in self.groups(numbers)]
 
     def groups(self, numbers: Sequence[int]) -> list[list[int]]:
         """`numbers` in groups of at most `pack_tokens` tokens: longest first, each into the

@@ -36,6 +36,12 @@ class Scorer:
         hidden = out.last_hidden_state[0].index_select(0, pack.rows)
         return token_losses(hidden.float(), pack.targets, self.head)
 
+    def lend(self) -> None:
+        """Nothing: this process has all it needs, and so have the others."""
+
+    def rest(self) -> None:
+        """Nothing: no part of the model is anywhere else."""
+
 
 def scorer(module: Any, dtype: torch.dtype = torch.float32) -> Scorer:
     """The scorer of a transformers ...ForCausalLM, which is set up for packs by this."""

@@ -31,12 +31,26 @@ def launched() -> tuple[int, int]:
         return 0, 1
 
 
+def beside() -> int:
+    """How many of the launched processes are on this machine."""
+    found = config.environment().get("LOCAL_WORLD_SIZE", "")
+    if found.isdigit() and found != "0":
+        return int(found)
+    return launched()[1]  # a launcher that does not say: one machine is what is safe to think
+
+
 def asked_to_shard() -> bool:
-    """Whether `accelerate launch` was told to part the model among the processes (FSDP,
-    DeepSpeed), which training here does not do."""
-    env = config.environment()
-    keys = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    return any(env.get(key, "").lower() == "true" for key in keys)
+    """Whether `accelerate launch` was told to part the model among the processes (FSDP)."""
+    return _says("ACCELERATE_USE_FSDP")
+
+
+def asked_for_deepspeed() -> bool:
+    """Whether it was told to use DeepSpeed, which training here does not."""
+    return _says("ACCELERATE_USE_DEEPSPEED")
+
+
+def _says(name: str) -> bool:
+    return config.environment().get(name, "").lower() == "true"
 
 
 @cache

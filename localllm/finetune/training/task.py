@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from localllm.finetune.recipe import Recipe
 from localllm.finetune.training.adapters import Adapters
-from localllm.finetune.training.batches import Batches, Item
-from localllm.finetune.training.forward import Scorer
+from localllm.finetune.training.batches import Batches, Item, Pack
 from localllm.finetune.training.group import ALONE, Group
 from localllm.finetune.training.objectives import Objective
+from localllm.finetune.training.whole import is_parted, parted_like, whole
 
 _EVALS = 10  # a run, where nobody says how often
 
@@ -31,12 +32,24 @@ class Place(Protocol):
     def best(self) -> Path: ...
 
 
+class Scores(Protocol):
+    """What makes losses of packs; see `forward.Scorer` and `sharding.ShardedScorer`."""
+
+    def losses(self, pack: Pack) -> Tensor: ...
+
+    def lend(self) -> None:
+        """A round in which this process has no pack, and others do."""
+
+    def rest(self) -> None:
+        """The passes without gradients are over."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is trained: the model ready for packs, what learns in it, on what."""
 
     module: Any
-    scorer: Scorer
+    scorer: Scores
     learned: Learned
     objective: Objective
     train: Sequence[Item]
@@ -54,12 +67,15 @@ class Learned:
     named: Mapping[str, torch.nn.Parameter]
 
     def state(self) -> dict[str, Tensor]:
-        return {name: p.detach().cpu().clone() for name, p in self.named.items()}
+        """Every tensor whole, none copied that is whole already: to be written at once. Of a
+        sharded model all processes must ask, and only the first one's answer is kept."""
+        return {name: whole(p) for name, p in self.named.items()}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load(self, state: Iterable[tuple[str, Tensor]]) -> None:
+        """Take whole tensors by name. Of a sharded model each process takes its part of them."""
         with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(state[name])
+            for name, value in state:
+                self.named[name].copy_(parted_like(self.named[name], value))
         self.changed()
 
     def changed(self) -> None:
@@ -87,13 +103,17 @@ def evaluate(
     total, count, extra = 0.0, 0, dict[str, float]()
     task.module.eval()
     with torch.no_grad():
-        for pack in group.share(list(batches.whole())):
+        for pack in chain.from_iterable(map(group.rounds, batches.windows())):
             check()
+            if pack is None:
+                task.scorer.lend()
+                continue
             found, beside = task.objective.total(task.scorer.losses(pack), pack)
             total += float(found)
             count += task.objective.count(pack)
             for key, value in beside.items():
                 extra[key] = extra.get(key, 0.0) + value
+    task.scorer.rest()
     count = max(1, round(group.sum_number(count)))
     extra = group.sum_each(extra)
     return group.sum_number(total) / count, {k: v / count for k, v in extra.items()}
@@ -106,4 +126,8 @@ def optimizer_of(learned: Learned, recipe: Recipe) -> torch.optim.AdamW:
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}]
     if rest:
         groups.append({"params": rest, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+    # of parted tensors each single operation costs some tenth of a millisecond: many at once
+    together = any(is_parted(p) for p in learned.named.values()) or None
+    return torch.optim.AdamW(
+        groups, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8, foreach=together
+    )

@@ -34,6 +34,7 @@ from localllm.finetune.training.task import (
     optimizer_of,
     planned_steps,
 )
+from localllm.finetune.training.whole import load_state, whole, whole_state
 
 
 class Trainer:
@@ -158,8 +159,11 @@ class Trainer:
     ) -> tuple[float, dict[str, float]]:
         """Gradients of the step's loss, pack by pack; the loss, and what goes with it."""
         total, extra = 0.0, dict[str, float]()
-        for pack in self.group.share(packs):
+        for pack in self.group.rounds(packs):
             self._check(stop)
+            if pack is None:
+                self.task.scorer.lend()
+                continue
             found, beside = self.task.objective.total(self.task.scorer.losses(pack), pack)
             loss = found / count
             loss.backward()  # type: ignore[no-untyped-call]
@@ -172,11 +176,11 @@ class Trainer:
     def _clip(self) -> float:
         parameters = [p for p in self.task.learned.named.values() if p.grad is not None]
         limit = self.recipe.max_grad_norm or math.inf
-        return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        return float(whole(torch.nn.utils.clip_grad_norm_(parameters, limit)))
 
     def _check(self, stop: StopFlag) -> None:
         """Ctrl-C: nothing of the step that was begun has changed the weights yet."""
-        if not stop.is_set:
+        if not self.group.any(stop.is_set):
             return
         if self.done:
             self.save()
@@ -211,10 +215,9 @@ class Trainer:
         self.history = replace(self.history, evals=(*self.history.evals, record))
         if is_best:
             self.best_step, self.best_loss, self.waited = self.done, loss, 0
+            state = self.task.learned.state()  # all gather, one writes
             if self.group.is_first:
-                disk.write_whole(
-                    self.best_path, {"step": self.done, "state": self.task.learned.state()}
-                )
+                disk.write_whole(self.best_path, {"step": self.done, "state": state})
         elif self.done:
             self.waited += 1
         self.watcher.evaluated(record)
@@ -224,23 +227,25 @@ class Trainer:
         wanted = self.recipe.keep == "best" and self.task.held_out
         if not wanted or self.best_step in (0, self.done):
             return self.done
-        best = disk.read_whole(self.best_path)
-        if best is None or best["step"] != self.best_step:
+        # the others may be machines of their own, without the file
+        best = disk.read_whole(self.best_path) if self.group.is_first else None
+        if self.group.told(best and best["step"]) != self.best_step:
             return self.done
-        self.task.learned.load(best["state"])
+        self.task.learned.load(self.group.each_told(best["state"] if best else {}))
         return self.best_step
 
     # --- state ----------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Raises DiskFull."""
+        """All processes gather, the first one writes. Raises DiskFull."""
+        learned, optimizer = self.task.learned.state(), whole_state(self.optimizer)
         if not self.group.is_first:
             return
         reference = getattr(self.task.objective, "reference", {})
         state = disk.Checkpoint(
             step=self.done,
-            state=self.task.learned.state(),
-            optimizer=self.optimizer.state_dict(),
+            state=learned,
+            optimizer=optimizer,
             fixed=self._fixed(),
             history=self.history.as_json(),
             best_step=self.best_step,
@@ -253,15 +258,16 @@ class Trainer:
         self.watcher.saved(self.done)
 
     def _restore(self) -> None:
-        known = disk.load(self.checkpoint_path)
-        if known is None:
+        known = disk.load(self.checkpoint_path) if self.group.is_first else None
+        about = self.group.told(known and replace(known, state={}, optimizer={}))
+        if about is None:
             return
-        disk.check_same(known.fixed, self._fixed())
-        self.task.learned.load(known.state)
-        self.optimizer.load_state_dict(dict(known.optimizer))
-        self.history = History.from_json(known.history)
-        self.done = self.saved_step = known.step
-        self.best_step, self.waited = known.best_step, known.waited
+        disk.check_same(about.fixed, self._fixed())
+        self.task.learned.load(self.group.each_told(known.state if known else {}))
+        load_state(self.optimizer, known.optimizer if known else None, self.group)
+        self.history = History.from_json(about.history)
+        self.done = self.saved_step = about.step
+        self.best_step, self.waited = about.best_step, about.waited
         self.best_loss = min((e.loss for e in self.history.evals if e.step), default=math.inf)
 
     def _fixed(self) -> dict[str, Any]:

@@ -236,3 +236,34 @@ def test_which_files_are_a_split(
 def test_one_of_several_configurations_must_be_named() -> None:
     with pytest.raises(SourceNotFound, match="which of its configurations: de, en"):
         choose_files(NAMES, None, CONFIGS)
+
+
+def test_nothing_is_pruned_while_a_run_reads_its_data(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set that no model names yet is being read: prune sees that somebody works."""
+    from types import SimpleNamespace
+
+    from localllm.errors import UsageProblem
+    from localllm.finetune import data
+    from localllm.finetune.recipe import Recipe
+    from localllm.finetune.request import read_data
+    from localllm.registry.garbage import garbage
+    from localllm.ui import Silent
+
+    file = registry.home / "datasets" / "org" / "plain" / ("a" * 40) / "train.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(rows("train"))
+    seen: list[set[Path]] = []
+
+    def opening(*_: object, **__: object) -> Dataset:
+        seen.append({one.path for one in garbage(registry)})
+        raise UsageProblem("enough")
+
+    monkeypatch.setattr(data, "open_data", opening)
+    base: Any = SimpleNamespace(model=SimpleNamespace(name="b"))
+    for source in ("hf-dataset:org/plain", "mine.jsonl"):
+        with pytest.raises(UsageProblem, match="enough"):
+            read_data(Recipe(data=(source,)), base, registry, Silent(), lambda text: None)
+    assert seen == [set(), {file}]
+    assert {one.path for one in garbage(registry)} == {file}

@@ -137,6 +137,21 @@ def test_one_short_line_cannot_be_parted(tmp_path: Path, registry: Registry) -> 
         seen(path, registry)
 
 
+def test_what_says_the_same_again_and_again_is_learned_from(
+    tmp_path: Path, registry: Registry
+) -> None:
+    path = tmp_path / "again.txt"
+    path.write_text("the same line again\n" * 20_000, "utf-8")
+    corpus = seen(path, registry)
+    assert 0 < corpus.bytes_of(HELD) <= 0.05 * corpus.sizes.sum()
+    folder = documents(tmp_path / "texts", 40)
+    (folder / "huge.txt").write_text(toy(9000, seed=99), "utf-8")
+    for seed in range(4):
+        found = seen(folder, registry, seed=seed)
+        assert 0 < found.bytes_of(HELD) <= 0.05 * found.sizes.sum()
+        assert found.section is None
+
+
 def test_preferences_teach_no_language(tmp_path: Path, registry: Registry) -> None:
     path = tmp_path / "pairs.jsonl"
     row = {"prompt": "p", "chosen": "yes" * 9, "rejected": "no" * 9}

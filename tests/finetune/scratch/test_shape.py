@@ -23,10 +23,10 @@ def test_parameters_are_counted_as_torch_has_them(named: dict[str, int]) -> None
 
 
 def test_the_ladder_goes_from_5_to_30_million_in_rows_that_quantize() -> None:
-    shapes = [shape_of(TrainRecipe(), 8192, width, layers) for width, layers in LADDER]
+    shapes = [shape_of(TrainRecipe(), 4096, width, layers) for width, layers in LADDER]
     sizes = [shape.n_params for shape in shapes]
     assert sizes == sorted(sizes)
-    assert 5e6 < sizes[0] < 6e6 and 27e6 < sizes[-1] < 30e6
+    assert 5e6 < sizes[0] < 6e6 and 25e6 < sizes[-1] < 30e6
     assert all(shape.has_k_rows and shape.head_size == 64 for shape in shapes)
 
 
