@@ -334,7 +334,7 @@ def test_texts_that_are_none(
 def test_command_lines_that_are_wrong(cli: Cli, path: Path, tmp_path: Path) -> None:
     for command, code in (
         ((path, "--text", tmp_path / "none.txt"), 3),
-        ((path, "--text", tmp_path), 1),
+        ((path, "--text", tmp_path), 2),
         ((tmp_path / "none.gguf",), 3),
         ((path, TEXT), 2),
         (("--merge", "--show", path), 2),
