@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from localllm.errors import UsageProblem
@@ -59,6 +60,11 @@ def check_ranges(recipe: Recipe) -> None:
         ("save_every", 1, 1e9), ("sample_every", 0, 1e9), ("samples", 0, 100),
         ("sample_tokens", 1, 4096), ("limit", 1, 1e12),
     )  # fmt: skip
+    check_bounds(recipe, bounds)
+
+
+def check_bounds(recipe: object, bounds: Iterable[tuple[str, float, float]]) -> None:
+    """Raise UsageProblem for a number of `recipe` outside the bounds of its key, ends included."""
     for key, low, high in bounds:
         value = getattr(recipe, key)
         if value is not None and not (math.isfinite(value) and low <= value <= high):

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from localllm.endpoints import Wanted
 from localllm.generation import Message, Sampling
 from localllm.registry import Registry
@@ -16,15 +18,32 @@ from localllm.route.answering.client import open_generator
 from localllm.route.answering.routed import RoutedGenerator, RoutedStream
 from localllm.route.making import create
 from localllm.route.pool.member import Member
-from localllm.route.pool.spec import RouterSpec
+from localllm.route.pool.spec import Fallback, RouterSpec
+from localllm.route.pool.steps import AlwaysStep
 from tests.serve.conftest import HI, add, chain
 from tests.support.openai_server import OpenAIServer
 from tests.support.tiny_models import tiny_chain, tiny_llama
 
 SMALL = Member("small", "model", "hi")
 CLOUD = Member("cloud", "endpoint", "far", outside=True)
+TO_CLOUD = RouterSpec((SMALL, CLOUD), (AlwaysStep("cloud"),), Fallback(("cloud", "small")))
 
-__all__ = ["CLOUD", "HI", "SMALL", "ask", "models", "opened", "point"]
+__all__ = [
+    "CLOUD", "HI", "SMALL", "TO_CLOUD", "ask", "filled", "members", "models", "opened", "point",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("members")
+    models(Registry(folder / "home"), folder / "staged")
+    return folder / "home"
+
+
+@pytest.fixture(autouse=True)
+def members(filled: Path, home: Path) -> None:
+    """For whoever imports both fixtures: the models of `models`, in a home of the test's own."""
+    shutil.copytree(filled, home)
 
 
 def models(registry: Registry, folder: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +20,17 @@ from localllm.route.deciding.guarding import PrivateData
 from localllm.route.pool.member import Cost, Member
 from localllm.route.pool.spec import Fallback, RouterSpec
 from localllm.route.pool.steps import AlwaysStep, CascadeStep, Rule, RulesStep
-from tests.route.answering import CLOUD, HI, SMALL, ask, models, opened, point
+from tests.route.answering import (
+    CLOUD,
+    HI,
+    SMALL,
+    TO_CLOUD,
+    ask,
+    filled,  # noqa: F401
+    members,  # noqa: F401
+    opened,
+    point,
+)
 from tests.support.openai_server import (
     DONE,
     SSE,
@@ -35,19 +43,6 @@ from tests.support.openai_server import (
 )
 
 CARD = "4242 4242 4242 4242"
-TO_CLOUD = RouterSpec((SMALL, CLOUD), (AlwaysStep("cloud"),), Fallback(("cloud", "small")))
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("members")
-    models(Registry(folder / "home"), folder / "staged")
-    return folder / "home"
-
-
-@pytest.fixture(autouse=True)
-def members(filled: Path, home: Path) -> None:
-    shutil.copytree(filled, home)
 
 
 def says(*texts: str) -> Any:
@@ -275,9 +270,9 @@ def test_a_conversation_stays_with_who_began_it(registry: Registry) -> None:
 
 def cascade(**more: Any) -> RouterSpec:
     weak = more.pop("weak", "hi")
-    members = (Member("weak", "model", weak), Member("strong", "model", "loop",
+    pool = (Member("weak", "model", weak), Member("strong", "model", "loop",
                cost=Cost(0, 1e6)))  # fmt: skip
-    return RouterSpec(members, (CascadeStep("weak", "strong", look_tokens=4, **more),))
+    return RouterSpec(pool, (CascadeStep("weak", "strong", look_tokens=4, **more),))
 
 
 def test_a_cascade_keeps_a_sure_answer(registry: Registry) -> None:

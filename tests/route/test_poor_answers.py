@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,24 +9,19 @@ import pytest
 from localllm.registry import Registry
 from localllm.registry.decisions import Decisions
 from localllm.route.answering.routing import another_model
-from localllm.route.pool.spec import Fallback, RouterSpec
+from localllm.route.pool.spec import RouterSpec
 from localllm.route.pool.steps import AlwaysStep
-from tests.route.answering import CLOUD, HI, SMALL, ask, models, opened, point
+from tests.route.answering import (
+    CLOUD,
+    HI,
+    TO_CLOUD,
+    ask,
+    filled,  # noqa: F401
+    members,  # noqa: F401
+    opened,
+    point,
+)
 from tests.support.openai_server import DONE, OpenAIServer, chunk, stream, usage
-
-TO_CLOUD = RouterSpec((SMALL, CLOUD), (AlwaysStep("cloud"),), Fallback(("cloud", "small")))
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("members")
-    models(Registry(folder / "home"), folder / "staged")
-    return folder / "home"
-
-
-@pytest.fixture(autouse=True)
-def members(filled: Path, home: Path) -> None:
-    shutil.copytree(filled, home)
 
 
 def says(text: str, **more: Any) -> Any:

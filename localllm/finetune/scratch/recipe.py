@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from localllm.errors import UsageProblem
+from localllm.finetune.checks import check_bounds
 from localllm.finetune.recipe import KEEP, PRECISIONS, Recipe, checked, held_out
 from localllm.finetune.training.schedule import SHAPES
 
@@ -150,12 +150,7 @@ def _check_ranges(recipe: TrainRecipe) -> None:
         ("eval_every", 1, 1e9), ("patience", 1, 1e6), ("save_every", 1, 1e9),
         ("samples", 0, 100), ("sample_tokens", 1, 4096), ("limit", 1, 1e12),
     )  # fmt: skip
-    for key, low, high in bounds:
-        value = getattr(recipe, key)
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
-            raise UsageProblem(
-                f"--{key.replace('_', '-')} {value:g} is not between {low:g} and {high:g}"
-            )
+    check_bounds(recipe, bounds)
 
 
 def _check_together(recipe: TrainRecipe) -> None:
