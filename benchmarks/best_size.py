@@ -41,7 +41,8 @@ from localllm.quantize.search.search import Search
 from localllm.quantize.size_base import Base, opened_base
 from localllm.quantize.size_ground import Preset, ground_of
 from localllm.quantize.size_judge import Answers, Change, answers, change
-from localllm.quantize.size_prepare import Limit, Prepared, prepare, within
+from localllm.quantize.size_limit import Limit
+from localllm.quantize.size_prepare import Prepared, prepare, within
 from localllm.quantize.size_text import CHOOSE, JUDGE, SEARCH, Contexts, texts_for
 from localllm.quantize.source import Source, open_source
 from localllm.registry import Registry

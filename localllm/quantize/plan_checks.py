@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # ggml_quantize_requires_imatrix in ggml.c
 _NEVER_WITHOUT = ("iq2_xxs", "iq2_xs", "iq1_s")
-_LEFT_OUT = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
+# What importance matrices leave out unless told.
+LEFT_OUT = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
 
 
 def check_plan(source: Source, request: Request, plan: Plan) -> None:
@@ -60,7 +61,7 @@ def _check_embeddings(request: Request, plan: Plan) -> None:
     """llama.cpp asks for no importance of embedding and output, and ggml then ends the process."""
     vectors = request.importance.vectors if request.importance is not None else {}
     for t in plan.tensors:
-        if t.name in _LEFT_OUT and t.to_type.lower() in _NEVER_WITHOUT and t.name not in vectors:
+        if t.name in LEFT_OUT and t.to_type.lower() in _NEVER_WITHOUT and t.name not in vectors:
             raise UsageProblem(
                 f"{t.name} cannot be {t.to_type} without its importance, which importance "
                 "matrices leave out unless told",

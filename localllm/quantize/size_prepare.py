@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from localllm.engine.ggml_types import row_type
-from localllm.errors import DoesNotFit, UsageProblem
+from localllm.errors import DoesNotFit
 from localllm.quantize.plan import Request
 from localllm.quantize.quantize import preview
 from localllm.quantize.search.choices import bits_of
 from localllm.quantize.search.search import Search
 from localllm.quantize.search.sensitivity import Damage, damages
 from localllm.quantize.search.weights import Weights
-from localllm.quantize.size_fit import FitAssumed, bytes_that_fit
+from localllm.quantize.size_fit import bytes_that_fit
 from localllm.quantize.size_ground import Ground, Preset, ground_of, presets_of, types_for
+from localllm.quantize.size_limit import Limit, asked_limit, check_limit, check_not_kept
 from localllm.quantize.size_request import SizeAsked
 from localllm.quantize.source import Source
 from localllm.ui import Bytes, Sink
@@ -25,20 +26,7 @@ if TYPE_CHECKING:
     from localllm.quantize.importance import Vectors
     from localllm.quantize.result import Quantized
 
-_MIB = 1 << 20
 _BITS_BELOW = 2.0
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What must not be exceeded: bytes of the files, or of the tensors in them."""
-
-    of: Literal["files", "tensors"]
-    n_bytes: int
-    fit: FitAssumed | None = None
-
-    def taken(self, made: Quantized) -> int:
-        return made.file_bytes if self.of == "files" else made.after_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +75,8 @@ def prepare(
     exact sizes. Half a minute for a model of hundreds of tensors; runs nothing. `asked` spares
     types that are far too small for the size asked for, and the presets where nothing is judged.
 
-    Raises what planning raises (a quantized source, an importance matrix of another model).
+    Raises what planning raises (a quantized source, an importance matrix of another model), and
+    DoesNotFit for a size below the smallest types, UsageProblem for one the source has.
     """
     from localllm.engine.quantize import Quantizer
     from localllm.engine.threads import default_threads
@@ -98,6 +87,8 @@ def prepare(
     vectors = _fitting(request, source)
     with Quantizer() as quantizer:
         ground = ground_of(source, request, quantizer)
+        if asked is not None:
+            check_limit(source, ground, asked, vectors.__contains__, sink)
         judged = asked is None or not asked.quick
         presets = presets_of(source, ground, quantizer, sink.progress) if judged else ()
     names = ground.free
@@ -142,32 +133,12 @@ def _fitting(request: Request, source: Source) -> Vectors:
 
 
 def limit_of(asked: SizeAsked, prepared: Prepared) -> Limit:
-    """The limit that was asked for. Raises DoesNotFit where the smallest types exceed it,
-    naming the least there is, and UsageProblem where the source itself keeps it."""
-    ground, name = prepared.ground, prepared.source.model.name
-    if asked.fit:
+    """The limit that was asked for. Raises DoesNotFit where nothing fits this machine, and
+    UsageProblem where the source itself does."""
+    limit = asked_limit(asked, prepared.ground)
+    if limit is None:
         limit = _limit_that_fits(asked, prepared)
-    elif asked.bpw is not None:
-        limit = Limit("tensors", int(asked.bpw * ground.n_params / 8))
-    else:
-        assert asked.size_bytes is not None
-        limit = Limit("files", asked.size_bytes)
-    short = prepared.least_bytes - prepared.free_bytes(limit)
-    if short > 0:
-        least = limit.n_bytes + short
-        if asked.bpw is not None:
-            bits = least * 8 / ground.n_params
-            said, hint = f"{bits:.3f} bits a weight", f"--bpw {bits + 0.01:.2f}"
-        else:
-            mib = -(-least * 10 // _MIB) / 10 + 0.1
-            said, hint = str(Bytes(least)), f"--size {mib:.1f}MiB"
-        raise DoesNotFit(f"{name} takes at least {said} in the types there are for it", hint)
-    own = sum(f.size_bytes for f in prepared.source.model.weights)
-    if limit.of == "tensors":
-        own = sum(t.before_bytes for t in ground.tensors.values())
-    if own <= limit.n_bytes:
-        kind = "fits this machine" if asked.fit else "is no larger than asked for"
-        raise UsageProblem(f"{name} {kind} as it is ({Bytes(own)})", "nothing has to be done")
+        check_not_kept(prepared.source, prepared.ground, limit)
     return limit
 
 

@@ -28,8 +28,9 @@ from localllm.quantize.search.search import Search
 from localllm.quantize.search.trial import KnownAnswers
 from localllm.quantize.size_base import float_copy, opened_base
 from localllm.quantize.size_judge import Verdict
+from localllm.quantize.size_limit import Limit, check_before_matrix
 from localllm.quantize.size_make import Made, make, named
-from localllm.quantize.size_prepare import Limit, Prepared, limit_of, prepare, within
+from localllm.quantize.size_prepare import Prepared, limit_of, prepare, within
 from localllm.quantize.size_request import SizeAsked, check_beside
 from localllm.quantize.size_text import SomeText, Texts, texts_for
 from localllm.quantize.source import Source, hashed
@@ -190,11 +191,13 @@ def _weighted(
 ) -> Request:
     """`request` with its importance matrix. A dry run makes none."""
     name = source.model.name
-    if dry_run and given.imatrix == "auto" and find_imatrix(source.model, registry) is None:
-        raise UsageProblem(
-            f"types are chosen by an importance matrix, and none is kept for {name}",
-            f"localllm imatrix {name}, or --imatrix none",
-        )
+    if given.imatrix == "auto" and find_imatrix(source.model, registry) is None:
+        check_before_matrix(source, request, asked, sink)
+        if dry_run:
+            raise UsageProblem(
+                f"types are chosen by an importance matrix, and none is kept for {name}",
+                f"localllm imatrix {name}, or --imatrix none",
+            )
     weights = importance_for(given, lambda: kept_or_made(source, registry, sink))
     mark = asked.mark | ({} if asked.quick else {"text_sha256": text.sha256})
     if pins := request.recipe.parameters():

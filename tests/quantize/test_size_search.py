@@ -270,6 +270,21 @@ def test_too_small_a_size_names_the_least(searched: Callable[..., Done]) -> None
     assert re.search(r"--bpw ([\d.]+)", done.err), done.err
 
 
+@pytest.mark.parametrize(
+    ("limit", "code", "says"),
+    [(("--size", "100KiB"), 4, "at least"), (("--bpw", "0.5"), 4, "at least"),
+     (("--size", "1GiB"), 2, "as it is"), (("--bpw", "32"), 2, "as it is")],
+)  # fmt: skip
+def test_a_limit_of_no_use_is_refused_before_a_matrix_is_made(
+    cli: Cli, model: Path, registry: Registry, limit: tuple[str, ...], code: int, says: str
+) -> None:
+    done = cli("quantize", model, *limit)
+    assert done.exit_code == code, done
+    assert says in done.err
+    assert "making one" not in done.err
+    assert not list(registry.home.rglob("*.imatrix.gguf"))
+
+
 def test_a_size_that_the_model_has_already(searched: Callable[..., Done]) -> None:
     done = searched("--size", "1GiB", "--quick")
     assert done.exit_code == 2
