@@ -81,7 +81,7 @@ def _replaceable(registry: Registry, name: str) -> Model | None:
         if name.casefold() in (alias.casefold() for alias in model.aliases):
             raise UsageProblem(f"{name!r} is a second name of {model.name}", f"localllm rm {name}")
         if model.name.casefold() == name.casefold():
-            if model.lineage is None or model.lineage.operation != "create":
+            if not _created(model):
                 raise UsageProblem(
                     f"{model.name!r} is a model already, and no Modelfile made it",
                     f"choose another name, or first: localllm rm {model.name}",
@@ -96,8 +96,7 @@ def _base(registry: Registry, text: str, folder: Path) -> Model:
     if _is_path(text) or (not _registered(registry, text) and path.exists()):
         found = find_gguf(_as_file(path), registry)
         # a path means the file, not what another Modelfile made of it
-        made = found.lineage is not None and found.lineage.operation == "create"
-        return loose_model(path.absolute()) if made else found
+        return loose_model(path.absolute()) if _created(found) else found
     try:
         return find_gguf(text, registry)
     except ModelNotFound as e:
@@ -228,7 +227,12 @@ def _register(
             lineage=lineage,
             extras=extras,
         )
-        return registry.add(arrival)
+        # a pull may have taken the name since it was looked for: then this one gets the next
+        return registry.add(arrival, _created)
+
+
+def _created(model: Model) -> bool:
+    return model.lineage is not None and model.lineage.operation == "create"
 
 
 def _files(base: Model, adapters: Sequence[Model]) -> list[StoredFile]:

@@ -90,21 +90,11 @@ def with_digest(model: Model, progress: Progress) -> Model:
     return replace(model, files=tuple(map(hashed, model.files)))
 
 
-def content_of(model: Model, progress: Progress) -> str | None:
-    """What tells its weights from others: the digest of the file, or one of all shards' digests,
-    since a first shard often holds metadata alone. Taken now where nobody took them yet; None
-    for a model without weights."""
-    digests = [file.sha256 or "" for file in with_digest(model, progress).weights]
-    if len(digests) < 2:
-        return digests[0] if digests else None
-    return hashlib.sha256("+".join(digests).encode()).hexdigest()
-
-
 def shards_of(model: Model, progress: Progress) -> dict[str, str]:
     """What lineage adds to a parent's digest, which is of its first file, where it has more."""
     if len(model.weights) < 2:
         return {}
-    return {"shards": content_of(model, progress) or ""}
+    return {"shards": with_digest(model, progress).digest or ""}
 
 
 def digest_of(path: Path, advance: Callable[[int], None]) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from localllm import texts
 from localllm.errors import FileGone, LocalLLMError
-from localllm.library.derive import content_of, require_plain
+from localllm.library.derive import require_plain, with_digest
 from localllm.library.imatrix_job import (
     CalibrationText,
     ImatrixOptions,
@@ -58,7 +58,7 @@ def find_imatrix(model: Model, registry: Registry) -> Path | None:
     from localllm.formats.imatrix import read_imatrix
 
     kept = matrices(registry, matrix_name(model))
-    digest = content_of(model, Silent()) if kept else None
+    digest = with_digest(model, Silent()).digest if kept else None
     for path in kept:
         try:
             facts = read_imatrix(path).facts
@@ -116,7 +116,7 @@ def make_imatrix(
     require_plain(model, "its importance matrix")
     text, options = text or builtin_text(), options or ImatrixOptions()
     begun = time.perf_counter()
-    job = Job(model, content_of(model, progress), text, options)
+    job = Job(model, with_digest(model, progress).digest, text, options)
     if out is not None:
         if not out.parent.is_dir():
             raise FileGone(f"there is no folder {out.parent}")

@@ -84,9 +84,10 @@ class Model:
 
     @property
     def digest(self) -> str | None:
-        """What tells its content from another's: the sha256 of the (first) weights; with adapters
-        attached, one of all their digests. None where one of them is not hashed yet."""
-        digests = [f.sha256 for f in (*self.weights[:1], *self._lora)]
+        """What tells its content from another's: the sha256 of the weights; of several shards,
+        or with adapters attached, one of all their digests (a first shard often holds metadata
+        alone). None where one of them is not hashed yet."""
+        digests = [f.sha256 for f in (*self.weights, *self._lora)]
         known = [digest for digest in digests if digest is not None]
         if not known or len(known) < len(digests):
             return None

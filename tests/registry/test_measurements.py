@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,16 @@ def test_a_note_stays_when_the_same_content_comes_again(registry: Registry, tmp_
     registry.note(come(b"one"), "defaults", {"n_threads": 3})
     assert come(b"one").extras["defaults"] == {"n_threads": 3}
     assert "defaults" not in come(b"two").extras
+
+
+def test_a_split_model_is_told_apart_to_its_last_shard(tiny_model: Model) -> None:
+    """A first shard without tensors is the same for every model of this shape."""
+    (file,) = tiny_model.weights
+
+    def split(*digests: str | None) -> Model:
+        return replace(tiny_model, files=tuple(replace(file, sha256=one) for one in digests))
+
+    assert tiny_model.digest == file.sha256
+    assert split("a" * 64, "b" * 64).digest == sha256(f"{'a' * 64}+{'b' * 64}".encode()).hexdigest()
+    assert split("a" * 64, "c" * 64).digest != split("a" * 64, "b" * 64).digest
+    assert split("a" * 64, None).digest is None

@@ -19,7 +19,6 @@ from localllm.library.quality.record import (
     QualityReport,
     Settings,
     earlier,
-    judged_content,
     keep,
 )
 from localllm.library.quality.text import JudgedBy
@@ -112,7 +111,7 @@ def conditions(
     identity = None
     if base is not None:
         base = with_digest(base, progress)
-        identity = Identity(base.name, judged_content(base))
+        identity = Identity(base.name, base.digest)
     return Conditions(identity, Identity(text.name, text.sha256), settings, build_info().commit)
 
 
@@ -126,7 +125,7 @@ def _row(found: Judged, judging: Judging) -> Quality:
         mean_kld=None if against is None else against.mean_kld.value,
         same_top=None if against is None else against.same_top.value,
         model=model.name,
-        sha256=judged_content(model),
+        sha256=model.digest,
         size_bytes=model.size_bytes,
         bits_per_weight=header_of(model).bits_per_weight,
         base=judging.base_identity,

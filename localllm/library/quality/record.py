@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -100,17 +99,6 @@ class QualityReport:
     n_tokens_text: int | None
 
 
-def judged_content(model: Model) -> str | None:
-    """What tells the model from others to the last weight: its digest, and of several shards the
-    digests of all, since the first one often holds metadata alone. None: not all hashed yet."""
-    shards = [file.sha256 for file in model.weights]
-    if len(shards) < 2 or model.digest is None:
-        return model.digest
-    known = [sha256 for sha256 in (model.digest, *shards) if sha256 is not None]
-    whole = len(known) == 1 + len(shards)
-    return hashlib.sha256("+".join(known).encode()).hexdigest() if whole else None
-
-
 def keep(registry: Registry, model: Model, found: Quality) -> int:
     """Keep `found` as a measurement of `model`; its number."""
     data = asdict(found)
@@ -128,7 +116,7 @@ def earlier(registry: Registry, model: Model, wanted: Conditions) -> Quality | N
 
 def stored(registry: Registry, model: Model) -> Iterator[Quality]:
     """Every measurement of this very content that this version reads, the newest first."""
-    digest = judged_content(model)
+    digest = model.digest
     if model.id is None or digest is None:
         return
     for measured in registry.measurements(model, KIND):
