@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localllm.chat.conversation import Conversation
 from localllm.chat.prompting import Asked
 from localllm.chat.room import Dropped, Room
 from localllm.chat.tools import DoneCall
 from localllm.generation import Accounting, Message, Sampling, Stream
+from localllm.library.answering import Judgeable
 from localllm.thinking import Splitter
 from localllm.toolcalls import CallArguments, CallStart, Part, TextPart, ToolCall, ToolParser
 from localllm.ui.answer import AnswerView
@@ -27,7 +28,7 @@ class Answer:
     """What a model said. `truncated`: the context was full before it was done; `dropped` is what
     it no longer saw. `drafted` and `accepted` count a draft model's tokens. Of an endpoint,
     `remote_model` is who answered by its server's own word, and `seed`, `n_ctx` and `cost` are
-    None where they are not known."""
+    None where they are not known. `routing` is what a router says of who answered and why."""
 
     model: str
     text: str
@@ -54,6 +55,7 @@ class Answer:
     tool_calls: tuple[DoneCall, ...] = ()
     remote_model: str | None = None
     cost: float | None = None
+    routing: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -249,9 +251,9 @@ def finished(
     calls: Sequence[DoneCall] = (),
 ) -> Answer:
     """The answer with its account, in one flat value."""
-    account = spoken.account
+    account, generator = spoken.account, session.generator
     return Answer(
-        model=session.generator.name,
+        model=generator.name,
         text=spoken.text,
         thinking=spoken.thinking or None,
         finish_reason=account.finish_reason,
@@ -275,4 +277,5 @@ def finished(
         tool_calls=tuple(calls),
         remote_model=getattr(account, "model", None),
         cost=getattr(account, "cost", None),
+        routing=generator.about if isinstance(generator, Judgeable) else None,
     )

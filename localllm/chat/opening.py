@@ -23,7 +23,7 @@ from localllm.chat.talk import Talk
 from localllm.chat.tools import ToolBox, open_tools
 from localllm.chat.tools.asking import asker
 from localllm.errors import ExitCode, Interrupted, UsageProblem
-from localllm.library.answering import Far
+from localllm.library.answering import Far, Judgeable
 from localllm.registry import Model, Registry
 from localllm.registry.chats import Chats
 from localllm.ui import Sink
@@ -201,6 +201,8 @@ def _one_shot(talk: Talk, text: str, images: Sequence[bytes], raw: bool, sink: S
     if talk.settings.stats:
         sink.note(stats_line(result))
     session = talk.session
+    if isinstance(session.generator, Judgeable) and session.generator.comment:
+        sink.note(session.generator.comment)
     session.close()
     cancelled = result.finish_reason == "cancelled"
     sink.show(

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from localllm.errors import LocalLLMError, ModelNotFound
+from localllm.errors import EngineError, LocalLLMError, ModelNotFound
 from localllm.generation import Accounting
 from localllm.library.find import find_runnable
 from localllm.registry import Model, Registry
@@ -32,6 +32,18 @@ if TYPE_CHECKING:
 # module:object of each kind, in the order in which they are asked. Loaded when a name is looked
 # up: rooms may add theirs without being imported by anything that needs them not.
 KINDS: tuple[str, ...] = ("localllm.library.endpoints:ENDPOINTS", "localllm.route.far:ROUTERS")
+
+
+class OutOfContext(EngineError):
+    """The conversation is longer than what any of those who may answer can read."""
+
+
+class CannotDo(EngineError):
+    """Nobody who may answer can do what this request needs: see images, call tools."""
+
+
+class NotInTime(EngineError):
+    """No word came within the time that there was."""
 
 
 class FarStream(Protocol):
@@ -113,6 +125,11 @@ class Judgeable(Protocol):
     @property
     def comment(self) -> str | None:
         """Who gave the last answer and why, as a sentence; None before there is one."""
+
+    @property
+    def about(self) -> Mapping[str, Any] | None:
+        """The same as plain data: who answered, with which probability, at what cost, and the
+        decision's number."""
 
     def judge(self, verdict: str, source: str = "owner") -> str:
         """Say of the last answer that it was good or bad, or whose would be better; who is meant,

@@ -85,6 +85,18 @@ class Decisions:
         with self.database.reading() as connection:
             return _decided(connection, where, (router, since), limit)
 
+    def began(self, router: str, conversation: str, limit: int = 10_000) -> str | None:
+        """The member whose answer began this conversation (`data["conversation"]`, a digest), of
+        the latest `limit` decisions; None where none did."""
+        with self.database.reading() as connection:
+            row = connection.execute(
+                "SELECT member FROM (SELECT id, member, data FROM decision WHERE router = ?"
+                " ORDER BY made_at DESC, id DESC LIMIT ?)"
+                " WHERE instr(data, ?) AND member != '' ORDER BY id DESC LIMIT 1",
+                (router, limit, json.dumps({"conversation": conversation})[1:-1]),
+            ).fetchone()
+        return None if row is None else str(row[0])
+
     def spent(self, router: str, since: float) -> float:
         """What its decisions cost since then, as far as it is known."""
         with self.database.reading() as connection:

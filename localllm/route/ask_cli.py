@@ -14,7 +14,8 @@ from localllm.route.answering.client import open_generator
 from localllm.route.answering.routed_stream import RoutedStream
 from localllm.route.answering.routing import Routing
 from localllm.route.cli import Name
-from localllm.route.decide_cli import Number, PromptText, Threshold, guard_text, read_prompt
+from localllm.route.decide_cli import Number, PromptText, Threshold, read_prompt
+from localllm.route.deciding.guarding import told
 from localllm.toolcalls import TextPart
 from localllm.ui import AnswerView, Sink, answer_view, keys_unseen
 
@@ -116,7 +117,7 @@ def _say(routing: Routing, sink: Sink) -> None:
     unit = {"money": "", "seconds": " s", "joules": " J"}[routing.cost_unit] if cost else ""
     where = ", outside this machine" if routing.outside else ""
     sink.note(f"{routing.member} ({routing.model}{where}) answered: {routing.why}{cost}{unit}")
-    if found := guard_text(routing.guard):
+    if found := told(routing.guard):
         sink.note(f"private data: {found}")
     if routing.decision is not None:
         sink.note(f"was it good? localllm route feedback {routing.decision} good|bad")

@@ -199,6 +199,11 @@ def import_command(
     done = import_router(Registry.open(), path, name, tuple(member or ()))
     for who, why in done.missing.items():
         sink.warn(f"member {who} is not here: {why}")
+    if done.privacy_laxer:
+        sink.warn(
+            f"its own [privacy] lets {', '.join(done.privacy_laxer)} leave this machine, which the "
+            "default does not"
+        )
     sink.show(done, imported_view)
 
 
@@ -244,5 +249,5 @@ def _shown(kept: KeptRouter, registry: Registry, number: int | None = None) -> S
     return ShownRouter(
         kept.name, version.number, version.sha256 is not None, members,
         tuple(step.use for step in spec.steps), spec.threshold, versions,
-        figures if isinstance(figures, Mapping) else {}, as_data(spec),
+        figures if isinstance(figures, Mapping) else {}, as_data(spec), spec.privacy.laxer,
     )  # fmt: skip

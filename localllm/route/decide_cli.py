@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,6 +22,7 @@ from localllm.route.deciding.explaining import (
     explained,
     heaviest,
 )
+from localllm.route.deciding.guarding import told
 from localllm.route.deciding.verdict import DecidedNow, decided
 from localllm.route.learned import open_known
 from localllm.route.naming import parse_named
@@ -157,19 +157,13 @@ def _decided_view(found: DecidedNow) -> View:
         ("threshold", found.threshold),
         ("expected cost", None if found.cost is None else f"{found.cost:.4g} ({found.cost_unit})"),
         ("why", found.why),
-        ("guard", guard_text(found.guard)),
+        ("guard", told(found.guard)),
     ]
     view: list[Part] = [Fields(rows)]
     if found.member != found.chosen and found.chosen not in found.members_missing:
         view.append(Note(f"{found.chosen} was chosen, and may not see it", "warn"))
     view += [Note(f"{n} is not here: {why}", "warn") for n, why in found.members_missing.items()]
     return view
-
-
-def guard_text(record: Mapping[str, Any]) -> str | None:
-    """ "mask: 2 email, 1 phone"; None where nothing fired."""
-    fired = ", ".join(f"{one['count']} {one['kind']}" for one in record.get("fired", ()))
-    return f"{record['action']}: {fired}" if fired else None
 
 
 def _explained_view(found: Explained, prompt: str) -> View:
@@ -180,7 +174,7 @@ def _explained_view(found: Explained, prompt: str) -> View:
                 ("probability", None if found.probability is None else Percent(found.probability)),
                 ("threshold", found.threshold),
                 ("why", found.why),
-                ("guard", guard_text(found.guard)),
+                ("guard", told(found.guard)),
             ]
         ),
         Heading("Steps"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from localllm import config
-from localllm.errors import UsageProblem
+from localllm.errors import EngineError, ExitCode, UsageProblem
 from localllm.registry import Registry
 from localllm.route.cli import Name
 from localllm.route.judging import DEFAULT_RUBRIC
@@ -65,8 +65,11 @@ def label_command(
     done = label(registry, opened, read_tasks(prompts), out, options, sink.progress)
     if done.failed:
         sink.warn(f"{done.failed} did not come ({done.why_failed}); run it again for those")
-    sink.note(f"train on it: localllm route train {opened.name} --data {out}")
-    sink.show(done, _view)
+    if done.n_answers:
+        sink.note(f"train on it: localllm route train {opened.name} --data {out}")
+    # a script that labels and trains must not go on with nothing
+    sink.show(done, _view, ok=done.n_answers > 0, exit_code=ExitCode.FAILED,
+              error=None if done.n_answers else EngineError("no answer came"))  # fmt: skip
 
 
 def _view(done: Labelled) -> View:

@@ -203,7 +203,7 @@ def _in_parallel(
 def _done(out: Path, step: CascadeStep | None) -> dict[tuple[str, str], float]:
     """(prompt, member) of every line that is whole, with its quality. The weak member's without
     the signals that the cascade looks at are not."""
-    if not out.exists():
+    if not out.is_file():  # a device or pipe has nothing to go on with, and no end
         return {}
     found: dict[tuple[str, str], float] = {}
     for where, line in objects(_whole_lines(out)):

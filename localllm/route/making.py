@@ -52,6 +52,7 @@ def make_spec(wish: Wish) -> RouterSpec:
         raise UsageProblem(
             "a router without members routes nothing", "--member small=MODEL --member big=MODEL"
         )
+    _check_names(members)
     for text in wish.costs:
         members = _with_cost(members, text)
     answering = [one.name for one in members if one.kind != "human"] or [members[0].name]
@@ -63,6 +64,21 @@ def make_spec(wish: Wish) -> RouterSpec:
     return RouterSpec(
         members, (step,), Fallback(order), cost_unit=wish.cost_unit, description=wish.description
     )
+
+
+def _check_names(members: Sequence[Member]) -> None:
+    """Raises UsageProblem for two members of one name, which may be the last words of two
+    models."""
+    seen: dict[str, Member] = {}
+    for one in members:
+        twin = seen.setdefault(one.name, one)
+        if twin is not one:
+            refs = " and ".join(dict.fromkeys(m.ref or m.kind for m in (twin, one)))
+            raise UsageProblem(
+                f"two members are called {one.name}: {refs}",
+                f"--member {one.name}={twin.ref or twin.kind} --member {one.name}-2="
+                f"{one.ref or one.kind}",
+            )
 
 
 def create(registry: Registry, name: str, spec: RouterSpec) -> KeptRouter:

@@ -60,12 +60,14 @@ class Exported:
 
 @dataclass(frozen=True)
 class Imported:
-    """`missing` are the members that are not here, with the reason."""
+    """`missing` are the members that are not here, with the reason. `privacy_laxer` is what its
+    policy lets leave this machine and the default one does not."""
 
     router: str
     version: int
     trained: bool
     missing: Mapping[str, str]
+    privacy_laxer: tuple[str, ...] = ()
 
 
 def export_router(
@@ -149,7 +151,7 @@ def import_router(
     )  # fmt: skip
     found = standings(spec, registry)
     missing = {n: one.problem for n, one in found.items() if one.problem is not None}
-    return Imported(kept.name, kept.version, bool(files), missing)
+    return Imported(kept.name, kept.version, bool(files), missing, spec.privacy.laxer)
 
 
 def _check_learned(
@@ -236,7 +238,15 @@ def _replaced(spec: RouterSpec, members: list[Member]) -> RouterSpec:
     if not by_name:
         return spec
     changed = tuple(
-        replace(by_name[one.name], cost=one.cost) if one.name in by_name else one
-        for one in spec.members
+        _standing_in(one, by_name[one.name]) if one.name in by_name else one for one in spec.members
     )
     return replace(spec, members=changed)
+
+
+def _standing_in(one: Member, by: Member) -> Member:
+    """`one` with who answers from `by`. What is behind a tunnel stays outside; a model here is
+    not, whatever stood in its place."""
+    return replace(
+        one, kind=by.kind, ref=by.ref, adapters=by.adapters,
+        outside=one.outside and by.kind != "model", draft=one.draft if by.kind == "human" else "",
+    )  # fmt: skip

@@ -35,7 +35,8 @@ class ShownMember:
 
 @dataclass(frozen=True)
 class ShownRouter:
-    """`description` is the whole of what its TOML says, as plain data."""
+    """`description` is the whole of what its TOML says, as plain data; `privacy_laxer` what its
+    policy lets leave this machine and the default one does not."""
 
     name: str
     version: int
@@ -46,6 +47,7 @@ class ShownRouter:
     versions: tuple[ShownVersion, ...]
     figures: Mapping[str, Any]
     description: Mapping[str, Any]
+    privacy_laxer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def router_view(shown: ShownRouter) -> View:
     ]  # fmt: skip
     view: list[Part] = [
         Fields([("router", shown.name), ("version", shown.version),
-                ("steps", ", then ".join(shown.steps)), ("threshold", shown.threshold)]),
+                ("steps", ", then ".join(shown.steps)), ("threshold", shown.threshold),
+                ("lets leave", Toned(", ".join(shown.privacy_laxer), "warn")
+                 if shown.privacy_laxer else None)]),
         Heading("Members"),
         Table(("name", "kind", "model", "where", "cost", "there"), members),
         Heading("Versions"),

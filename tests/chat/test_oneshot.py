@@ -175,6 +175,27 @@ def test_control_tokens_of_a_channel_are_read(cli: Cli, registry: Registry, tmp_
     assert (data["text"], data["thinking"]) == ("", "hm")
 
 
+@pytest.mark.parametrize(
+    ("grammar", "code"),
+    [
+        ('root ::= ("a"|"a")* "!"', 0),  # llama.cpp asks 2^n times about n characters
+        ("root ::= " + '"a"? ' * 30, 0),
+        ('root ::= n root "b" | "a"\nn ::= m\nm ::= "" | "a"', 2),  # and fills the memory here
+    ],
+)
+def test_a_hostile_grammar_hangs_nothing(
+    cli: Cli, tiny_model: Model, tmp_path: Path, grammar: str, code: int
+) -> None:
+    (tmp_path / "g.gbnf").write_text(grammar)
+    asked = ("well?", "--grammar", tmp_path / "g.gbnf", "--json", "--max-tokens", 12)
+    done = cli("chat", "tiny", *asked)
+    assert done.exit_code == code
+    if code == 0:
+        assert set(done.data["text"]) <= {"a", "!"}
+    else:
+        assert "left recursion" in done.json["error"]["message"]
+
+
 def test_a_grammar_is_followed(cli: Cli, tiny_model: Model, tmp_path: Path) -> None:
     (tmp_path / "g.gbnf").write_text('root ::= "yes" | "no"')
     done = cli("chat", "tiny", "well?", "--grammar", tmp_path / "g.gbnf", "--json", "--seed", 3)

@@ -54,7 +54,13 @@ def test_one_question(cli: Callable[..., Done], mine: Registry) -> None:
     assert done.exit_code == 0, done
     assert done.data["text"] == HI
     assert done.data["remote_model"] == "small (hi)"
+    (kept,) = Decisions(mine).of("mine")
+    routing = done.data["routing"]
+    assert (routing["member"], routing["model"], routing["decision"]) == ("small", "hi", kept.id)
+    plain = cli("chat", "router/mine", "hello")
+    assert "small answered: length: 5 characters" in plain.err
     lost = cli("chat", "router:mien", "hello")
     assert lost.exit_code == 3 and "near: mine" in lost.err
     plain = cli("chat", "hi", "hello", "--raw", "-n", "2")
     assert plain.exit_code == 0
+    assert cli("chat", "hi", "hello", "--json", "-n", "2").data["routing"] is None

@@ -83,8 +83,16 @@ def test_what_cannot_be_judged_is_said(cli: Cli, pool: Path, tmp_path: Path) -> 
     none = cli(*args, "--prompts", bare)
     assert none.exit_code == 2 and "--judge" in none.err
     mute = cli(*args, "--prompts", bare, "--judge", "small", "--member", "big", "--json")
-    assert mute.exit_code == 0 and mute.data["failed"] == 1
+    assert mute.exit_code == 1 and mute.data["failed"] == 1  # there is nothing to train on
     assert "gave no number" in mute.json["warnings"][0]
     assert cli(*args, "--prompts", bare, "--judge", "nobody").exit_code == 2
     out.write_text('{"something": "else"}\n')
     assert cli(*args, "--prompts", pool).exit_code == 7
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_disk_that_is_full_and_a_file_without_an_end(cli: Cli, pool: Path) -> None:
+    """Reading /dev/full never ends: what is no file is not read for what it has already."""
+    done = cli("route", "label", "mine", "--prompts", pool, "--out", "/dev/full", "-n", "4",
+               "--ctx", "256")  # fmt: skip
+    assert done.exit_code == 1 and "no space left" in done.err

@@ -9,6 +9,7 @@ import pytest
 
 from localllm.errors import UsageProblem
 from localllm.privacy import Policy
+from localllm.route.making import Wish, make_spec
 from localllm.route.pool.member import Cost, Member, cost_of, parse_member
 from localllm.route.pool.reading import parse_spec
 from localllm.route.pool.spec import Fallback, RouterSpec
@@ -35,7 +36,7 @@ FULL = RouterSpec(
     ),
     (
         RulesStep((
-            Rule("me", "odd \"名\"\n\x7f", r"\bcontract\b", ("a", "b"), ("japanese",), 1, 9, True,
+            Rule("me", "odd \"名\"", r"\bcontract\b", ("a", "b\n\x7f"), ("japanese",), 1, 9, True,
                  False, True, "22:00-06:00", ("sat", "sun"), 2.5, "month"),
         )),
         DomainsStep((Domain("sql", "big", ("select \\ '", "join\ttwo tables")),), 0.3, "embedding"),
@@ -126,3 +127,21 @@ def test_costs_by_hand() -> None:
     assert cost_of(local, "money", 1000, 1000) == 0
     assert cost_of(local, "seconds", 1000, 50) == pytest.approx(1.0)
     assert cost_of(local, "joules", 1000, 50) != cost_of(local, "joules", 1000, 50)  # NaN: unknown
+
+
+def test_two_members_of_one_name_are_both_named() -> None:
+    with pytest.raises(UsageProblem, match="two members are called small: hi and bye") as found:
+        make_spec(Wish(("small=hi", "small=bye")))
+    assert found.value.hint == "--member small=hi --member small-2=bye"
+    with pytest.raises(UsageProblem, match="two members are called m: a/m and b/m"):
+        make_spec(Wish(("a/m", "b/m")))
+
+
+@pytest.mark.parametrize("name", ["red \x1b[31m", "two\nlines", "x" * 101, "bell\x07"])
+def test_names_from_files_do_not_steer_a_terminal(name: str) -> None:
+    with pytest.raises(UsageProblem, match="is no name") as found:
+        Rule("small", name=name)
+    assert found.value.message.isprintable()
+    with pytest.raises(UsageProblem, match="is no name"):
+        DomainsStep((Domain(name, "small", ("example",)),))
+    assert Rule("small", name="契約書と領収書").name

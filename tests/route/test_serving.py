@@ -38,6 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, remote: OpenAIServer) -> It
     kept = create(registry, "mine", spec)
     teach(registry, kept.current, spec, Material(known(120), (), ()))
     create(registry, "casc", RouterSpec((SMALL, BIG), (CascadeStep("small", "big"),)))
+    desk = RouterSpec((Member("desk", "human"),), (AlwaysStep("desk"),), human_wait_s=0.1)
+    create(registry, "desk", desk)
     Endpoints.of(registry).add("far", {"url": remote.url, "model": "remote"})
     gone = Member("gone", "endpoint", "dead")
     Endpoints.of(registry).add("dead", {"url": "http://127.0.0.1:9/v1", "model": "x"})
@@ -107,6 +109,35 @@ def test_a_stream_has_it_at_its_end(server: Server) -> None:
 def test_tools_and_logprobs_are_told_apart(server: Server) -> None:
     assert ask(server, "router/mine", logprobs=True).status == 400
     assert ask(server, "router/mine", n=2).status == 400
+
+
+def test_what_nobody_can_do_is_the_requests_own_fault(server: Server) -> None:
+    """A client tries a 500 again."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    done = ask(server, "router/mine", tools=[tool])
+    assert (done.status, done.json["error"]["code"]) == (400, "cannot_do")
+    long = [{"role": "user", "content": "oven " * 2000}]
+    done = ask(server, "router/mine", messages=long)
+    assert (done.status, done.json["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_person_who_does_not_answer_is_a_time_out(server: Server) -> None:
+    done = ask(server, "router/desk")
+    assert (done.status, done.json["error"]["code"]) == (504, "timeout")
+
+
+def test_the_decision_alone_knows_who_began(server: Server) -> None:
+    assert ask(server, "router/mine").json["localllm"]["routing"]["member"] == "small"
+    more = {"role": "user", "content": "premise theorem axiom deduce proof valid"}
+    going_on = [*USER, {"role": "assistant", "content": HI}, more]
+    decide = {"model": "router/mine@0.4", "messages": [more]}
+    assert server.post("/v1/routing/decide", decide).json["member"] == "big"
+    found = server.post(
+        "/v1/routing/decide", {"model": "router/mine", "messages": going_on}
+    ).json  # fmt: skip
+    assert (found["member"], found["sticky"]) == ("small", True)
+    asked = ask(server, "router/mine", messages=going_on).json["localllm"]["routing"]
+    assert (asked["member"], asked["sticky"]) == ("small", True)
 
 
 def test_a_cascade(server: Server) -> None:

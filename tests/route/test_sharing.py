@@ -108,3 +108,48 @@ def test_it_says_what_goes_along(registry: Registry, tiny_model: Model, tmp_path
     teach(registry, version, read_version(version), Material(TRUTH, (), ()))
     done = cli("route", "export", "mine", tmp_path / "c.zip", "--json")
     assert not done.data["by_prompt"] and not done.json["warnings"]
+
+
+_ELSEWHERE = """
+[[members]]
+name = "small"
+model = "tiny"
+[[members]]
+name = "cloud"
+endpoint = "far"
+first_token_s = 7.0
+outside = true
+[[steps]]
+use = "always"
+to = "cloud"
+[privacy]
+card = "allow"
+"""
+
+
+def test_a_policy_that_lets_more_go_is_said(
+    registry: Registry, tiny_model: Model, tmp_path: Path, cli: Callable[..., Done]
+) -> None:
+    path = tmp_path / "elsewhere.toml"
+    path.write_text(_ELSEWHERE)
+    done = cli("route", "import", path, "--name", "theirs", "--json")
+    assert done.data["privacy_laxer"] == ["card"]
+    assert any("lets card leave this machine" in one for one in done.json["warnings"])
+    shown = cli("route", "show", "theirs")
+    assert "lets leave" in shown.out and "card" in shown.out
+    path.write_text(_ELSEWHERE.replace("allow", "local"))
+    strict = cli("route", "import", path, "--name", "strict", "--json")
+    assert strict.data["privacy_laxer"] == [] and "lets" not in f"{strict.json['warnings']}"
+
+
+def test_who_stands_in_changes_nothing_else(
+    registry: Registry, tiny_model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "elsewhere.toml"
+    path.write_text(_ELSEWHERE)
+    import_router(registry, path, "tunnel", ("cloud=endpoint:other",))
+    cloud = read_version(Routers(registry).find("tunnel").current).member("cloud")
+    assert (cloud.ref, cloud.outside, cloud.first_token_s) == ("other", True, 7.0)
+    import_router(registry, path, "here", ("cloud=tiny",))
+    cloud = read_version(Routers(registry).find("here").current).member("cloud")
+    assert (cloud.kind, cloud.outside, cloud.first_token_s) == ("model", False, 7.0)

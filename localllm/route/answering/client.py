@@ -15,6 +15,7 @@ from localllm.generation import Message
 from localllm.registry import Registry
 from localllm.route.answering.members import Members
 from localllm.route.answering.opening import LocalWishes, OwnLender
+from localllm.route.answering.planning import stays_with
 from localllm.route.answering.routed import RoutedGenerator
 from localllm.route.answering.routed_stream import RoutedStream
 from localllm.route.answering.routing import Routing
@@ -74,14 +75,16 @@ class RouterClient:
     def decide(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()
     ) -> dict[str, Any]:  # fmt: skip
-        """The decision alone, as plain data. Nobody is asked, nothing is kept."""
+        """The decision alone, as plain data: whom `stream` would ask. Nobody is asked, nothing is
+        kept."""
         from localllm.endpoints import Wanted
 
         opened = self.generator.opened
         asked = Asked.of(messages, tools=bool(tools))
         choice = opened.decider.decide(asked, self.generator.threshold)
         fixed = fixed_of(Wanted(messages=tuple(messages), tools=tuple(tools)))
-        return asdict(decided(opened, choice, messages, fixed))
+        began = stays_with(opened, choice, messages, self.generator.sticky.find)
+        return asdict(decided(opened, choice, messages, fixed, began))
 
     async def embed(
         self, texts: Sequence[str | Sequence[int]], dimensions: int | None = None

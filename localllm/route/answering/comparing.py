@@ -44,6 +44,7 @@ class Comparison:
         self._names = list(found)
         random.SystemRandom().shuffle(self._names)
         self._streams = [found[name] for name in self._names]
+        self._messages = wanted.messages or ()
         self._prompt = next(m.content for m in reversed(wanted.messages or ()) if m.role == "user")
         self._number: int | None = None
         self._ended = False
@@ -87,6 +88,7 @@ class Comparison:
         if preferred is not None:  # what is said next of an answer is said of this one
             stream = self._streams[self._names.index(preferred)]
             self._generator.last = replace(stream.routing, decision=self._number)
+            self._generator.sticky.keep(self._messages, preferred)
         return Revealed(a, b, preferred)
 
 

@@ -10,9 +10,10 @@ from localllm.engine.scheduler import Event, Request, TokenLogprobs
 from localllm.engine.template import encode_prompt
 from localllm.errors import UsageProblem
 from localllm.generation import Accounting, Message, Sampling
+from localllm.library.answering import CannotDo, OutOfContext
 from localllm.library.lending import Lent
 from localllm.library.sampling import model_sampling
-from localllm.route.answering.stream import CannotDo, OutOfContext, PartIterator
+from localllm.route.answering.stream import PartIterator
 from localllm.route.answering.voice import Voice
 from localllm.thinking import Splitter, ThinkingFormat
 from localllm.toolcalls import Part, ToolFormat, ToolParser

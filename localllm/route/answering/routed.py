@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from localllm.closing import Closing
@@ -12,11 +13,10 @@ from localllm.registry import Registry
 from localllm.registry.decisions import Decisions
 from localllm.route.answering.comparing import Comparison, two_of
 from localllm.route.answering.members import MemberDoor, Members
+from localllm.route.answering.planning import Plan, planned
 from localllm.route.answering.routed_stream import RoutedStream
-from localllm.route.answering.routing import Routing, Sticky
-from localllm.route.deciding.asked import Asked
-from localllm.route.deciding.decider import Choice
-from localllm.route.deciding.guarding import NOTHING, Guarded, allowed, fixed_of, guard
+from localllm.route.answering.routing import Routing, Sticky, conversation_key
+from localllm.route.deciding.guarding import told
 from localllm.route.opening import OpenRouter
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RoutedGenerator(Closing):
         kept. With `keep_prompts` decisions hold their prompt, without which nothing is learned
         from them; without `keep` no decision is kept at all."""
         self.opened, self.threshold = opened, threshold
-        self.sticky = Sticky()
+        self.sticky = Sticky(self._kept_member)
         self.last: Routing | None = None  # of the answer that ended last
         self._registry, self._doors, self.tell = registry, doors, tell
         self._decisions = Decisions(registry)
@@ -57,20 +57,7 @@ class RoutedGenerator(Closing):
             raise UsageProblem("a router answers conversations, it continues no texts")
         if wanted.n != 1:
             raise UsageProblem("a router gives one answer (n = 1)")
-        messages = wanted.messages
-        asked = Asked.of(messages, tools=bool(wanted.tools))
-        choice = self.opened.decider.decide(asked, self.threshold)
-        began = self.sticky.find(messages) if self.opened.spec.sticky else None
-        is_sticky = began is not None and choice.steps[-1].use != "rules"
-        first = began if is_sticky and began is not None else choice.member
-        spec, standings = self.opened.spec, self.opened.standings
-        guarded: Guarded = NOTHING
-        if any(spec.privacy.watches(one.outside) for one in standings.values()):
-            guarded = guard(messages, spec.privacy, fixed_of(wanted))
-        names = tuple(dict.fromkeys((first, *spec.fallback.order)))
-        names = allowed(names, spec, standings, guarded)
-        cascade = choice.cascade is not None and not is_sticky
-        return RoutedStream(self, wanted, choice, names, guarded, asked, is_sticky, cascade)
+        return RoutedStream(self, planned(self.opened, self.threshold, wanted, self.sticky.find))
 
     def compare(self, wanted: Wanted) -> Comparison:
         """Let two members answer `wanted`, their names hidden. Raises UsageProblem (PrivateData
@@ -89,15 +76,19 @@ class RoutedGenerator(Closing):
     def door(self, name: str) -> MemberDoor:
         return self._doors.door(name)
 
-    def record(self, routing: Routing, choice: Choice, prompt: str) -> int | None:
+    def record(self, routing: Routing, plan: Plan) -> int | None:
         """Keep the decision; None where that is not wanted, or could not be, which is told."""
         if not self._keep:
             return None
-        held = self.held(prompt, routing.guard)
-        data = {
-            "steps": [[s.use, s.to, s.why] for s in choice.steps], "guard": dict(routing.guard),
-            "sticky": routing.sticky, "members": [one.name for one in self.opened.spec.members],
+        held = self.held(plan.asked.prompt, routing.guard)
+        data: dict[str, Any] = {
+            "steps": [[s.use, s.to, s.why] for s in plan.choice.steps],
+            "guard": dict(routing.guard), "sticky": routing.sticky,
+            "members": [one.name for one in self.opened.spec.members],
         }  # fmt: skip
+        messages = plan.wanted.messages or ()
+        if held == plan.asked.prompt and not any(m.role == "assistant" for m in messages):
+            data["conversation"] = conversation_key(messages)  # of private data not even that
         try:
             return self._decisions.record(
                 routing.router, routing.version, member="", chosen=routing.chosen,
@@ -114,14 +105,33 @@ class RoutedGenerator(Closing):
             return None
         return _without_data(prompt) if guard.get("fired") else prompt
 
+    def _kept_member(self, messages: Sequence[Message]) -> str | None:
+        """Of a conversation that began in another process, or before the router was changed."""
+        if not (self._keep and self._keep_prompts):
+            return None
+        try:
+            return self._decisions.began(self.opened.name, conversation_key(messages))
+        except LocalLLMError:
+            return None
+
     @property
     def comment(self) -> str | None:
         """Who gave the last answer and why."""
         last = self.last
         if last is None:
             return None
-        failed = "".join(f"{one.member} could not answer; " for one in last.failures)
-        return f"{failed}{last.member} answered: {last.why}"
+        said = [f"{one.member} could not answer" for one in last.failures]
+        said.append(f"{last.member} answered: {last.why}")
+        if last.says is not None:
+            said.append(f"it says that it is {last.says}, which was not asked for")
+        if found := told(last.guard):
+            said.append(f"private data: {found}")
+        return "; ".join(said)
+
+    @property
+    def about(self) -> Mapping[str, Any] | None:
+        """The same as plain data."""
+        return None if self.last is None else asdict(self.last)
 
     def judge(self, verdict: str, source: str = "owner") -> str:
         """Say what one thinks of the last answer. Raises UsageProblem where there is none."""

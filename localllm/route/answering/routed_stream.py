@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from localllm.errors import LocalLLMError
 from localllm.generation import Accounting, Piece
-from localllm.privacy import Action, Masker, Restorer
+from localllm.privacy import Action, Masker
 from localllm.route.answering.cascade import CascadeStream, Escalate
 from localllm.route.answering.members import MemberDoor
+from localllm.route.answering.patience import Patience
+from localllm.route.answering.planning import Plan
+from localllm.route.answering.restoring import RestoredParts
 from localllm.route.answering.routing import Failed, Routing, another_model
 from localllm.route.answering.stream import (
     MemberStream,
@@ -21,15 +23,12 @@ from localllm.route.answering.stream import (
     TooSlow,
     hands_on,
 )
-from localllm.route.deciding.asked import Asked
-from localllm.route.deciding.decider import Choice
-from localllm.route.deciding.guarding import Guarded, masked
+from localllm.route.deciding.guarding import masked
 from localllm.route.pool.member import cost_of
 from localllm.route.pool.standing import Standing
 from localllm.toolcalls import CallArguments, CallStart, Part, TextPart, ToolCall
 
 if TYPE_CHECKING:
-    from localllm.endpoints import Wanted
     from localllm.route.answering.routed import RoutedGenerator
 
 
@@ -37,39 +36,34 @@ class RoutedStream:
     """A library.answering.FarStream. `routing` says who answers; it is settled once the first part
     has come, and complete at the end."""
 
-    def __init__(
-        self, generator: RoutedGenerator, wanted: Wanted, choice: Choice, names: tuple[str, ...],
-        guarded: Guarded, asked: Asked, is_sticky: bool, cascade: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, generator: RoutedGenerator, plan: Plan) -> None:
         self.accounting: Accounting | None = None
         self.thinking = ""
         self.calls: tuple[ToolCall, ...] = ()
         self.model: str | None = None
-        self._generator, self._wanted, self._choice = generator, wanted, choice
-        self._names = list(names)
+        self._generator, self._plan = generator, plan
+        self._wanted, self._choice = plan.wanted, plan.choice
+        self._names = list(plan.names)
         self._spent = 0.0  # on weak answers that were given up
-        self._guarded, self._asked = guarded, asked
-        self._cascade = cascade
+        self._cascade = plan.cascade
         self._current: MemberStream | None = None
         self._door: MemberDoor | None = None
         self._began = time.perf_counter()
         self._first_s: float | None = None
-        self._restorers: tuple[Restorer, Restorer, Restorer] | None = None
-        self._timer: threading.Timer | None = None
-        self._late = False
+        self._restored: RestoredParts | None = None
+        self._patience = Patience(self._give_up)
         self._said = False  # the current member, anything at all
         self._shown = False
         self._cancelled = False
         self._over = False
         self._last: list[Part] = []
-        opened = generator.opened
+        opened, choice = generator.opened, plan.choice
         routing = Routing(
-            opened.name, opened.version.number, names[0], choice.member, "", False,
-            f"{names[0]} began this conversation" if is_sticky else choice.why,
+            opened.name, opened.version.number, plan.names[0], choice.member, "", False, plan.why,
             choice.probability, choice.threshold, choice.cost, opened.spec.cost_unit,
-            sticky=is_sticky, guard=guarded.record,
+            sticky=plan.sticky, guard=plan.guarded.record,
         )  # fmt: skip
-        self.routing = replace(routing, decision=generator.record(routing, choice, asked.prompt))
+        self.routing = replace(routing, decision=generator.record(routing, plan))
 
     # --- as a FarStream -------------------------------------------------------------------
 
@@ -105,8 +99,8 @@ class RoutedStream:
             except LocalLLMError as error:
                 self._failed(error)
                 continue
-            self._stop_timer()
-            if self._late and not self._shown and not self._cancelled:
+            self._patience.stop()
+            if self._patience.ended and not self._shown and not self._cancelled:
                 self._failed(TooSlow("no word in time"))
                 continue
             if part is None and self._is_empty(stream):
@@ -116,7 +110,7 @@ class RoutedStream:
                 self._end()
                 break
             self._said = True
-            part = self._restored(part)
+            part = part if self._restored is None else self._restored.part(part)
             if part is not None:
                 self._note(part)
                 return part
@@ -136,25 +130,27 @@ class RoutedStream:
             outside=standing.outside,
         )  # fmt: skip
         wanted = self._wanted
-        self._restorers, self._said = None, False
+        self._restored, self._said = None, False
         policy = self._generator.opened.spec.privacy
-        if self._guarded.action is Action.MASK and policy.watches(standing.outside):
+        if self._plan.guarded.action is Action.MASK and policy.watches(standing.outside):
             masker = Masker()  # a request carries all its turns; another's data are not in it
             wanted = replace(wanted, messages=masked(wanted.messages or (), policy, masker))
-            self._restorers = (masker.restorer(), masker.restorer(), masker.restorer(True))
+            self._restored = RestoredParts(masker)
         door = self._door = self._generator.door(name)
-        self._start_timer(standing.member.first_token_s)  # loading a model does not count
+        self._patience.begin(standing.member.first_token_s)  # loading a model does not count
         step = self._choice.cascade
         limit = self._choice.threshold
         if self._cascade and step is not None and name == step.weak and limit is not None:
             self._current = door.cascade(wanted, step, limit)
         else:
             self._current = door.ask(wanted, self.routing.decision)
+        if self._patience.ended or self._cancelled:  # meanwhile, when there was nobody to tell
+            self._current.cancel()
         return self._current
 
     def _escalate(self) -> None:
         """The weak member's answer was not sure: the strong one is asked, then who is left."""
-        self._stop_timer()
+        self._patience.stop()
         self._judged()
         self._release()
         step = self._choice.cascade
@@ -162,12 +158,12 @@ class RoutedStream:
         if isinstance(self._current, CascadeStream):
             unit = self._generator.opened.spec.cost_unit
             n_weak = self._current.judged.tokens
-            lost = cost_of(self._standing().member, unit, self._asked.tokens, n_weak)
+            lost = cost_of(self._standing().member, unit, self._plan.asked.tokens, n_weak)
             self._spent += 0.0 if lost != lost else lost
         self._cascade, self._current = False, None
         rest = [name for name in self._names[1:] if name != step.strong]
         standing = self._generator.opened.standings[step.strong]
-        may_ask = not (standing.outside and self._guarded.must_stay)
+        may_ask = not (standing.outside and self._plan.guarded.must_stay)
         # where the strong one may not see it, the weak one's answer is the best there is
         self._names = [step.strong, *rest, step.weak] if may_ask else [step.weak]
 
@@ -182,13 +178,13 @@ class RoutedStream:
     def _failed(self, error: LocalLLMError) -> None:
         """Record it, and go on with the next member; or raise it where there is none, where words
         of this one were shown already, or where another would say the same."""
-        self._stop_timer()
-        if self._late:
+        self._patience.stop()
+        if self._patience.ended:
             limit = self._standing().member.first_token_s
             error = TooSlow(f"{self.routing.member}: no word within {limit:g} s")
         failure = Failed(self.routing.member, error.kind, error.message)
         self.routing = replace(self.routing, failures=(*self.routing.failures, failure))
-        self._current, self._late = None, False
+        self._current, self._patience.ended = None, False
         self._release()
         if self._shown or self._cancelled or len(self._names) < 2 or not hands_on(error):
             self._over = True
@@ -223,17 +219,17 @@ class RoutedStream:
         self._over = True
         assert self._current is not None
         self._judged()
-        if self._restorers is not None:
-            for restorer, thinking in ((self._restorers[1], True), (self._restorers[0], False)):
-                if held := restorer.finish():
-                    self._last.append(TextPart(held, thinking=thinking))
-                    self._note(self._last[-1])
+        if self._restored is not None:
+            for part in self._restored.rest():
+                self._last.append(part)
+                self._note(part)
         account = self._current.accounting
         self.model = f"{self.routing.member} ({self._current.model or self.routing.model})"
         self.routing = replace(self.routing, cost=self._cost(account), says=self._other_name())
         self.accounting = None if account is None else self._account(account)
         self._release()
-        self._generator.finish(self.routing, True, self._first_s, account)
+        answered = self._shown or not self._cancelled  # who left before a word had no answer
+        self._generator.finish(self.routing, answered, self._first_s, account)
         if not self._cancelled:
             self._generator.sticky.keep(self._wanted.messages or (), self.routing.member)
 
@@ -274,18 +270,6 @@ class RoutedStream:
         )
         return None if found != found else found + self._spent
 
-    def _restored(self, part: Part) -> Part | None:
-        """With the data back in place of placeholders; None where all is held back for now."""
-        if self._restorers is None:
-            return part
-        if isinstance(part, TextPart):
-            text = self._restorers[1 if part.thinking else 0].feed(part.text)
-            return TextPart(text, part.thinking) if text else None
-        if isinstance(part, CallArguments):
-            restored = self._restorers[2].feed(part.text)
-            return replace(part, text=restored) if restored else None
-        return part
-
     def _note(self, part: Part) -> None:
         if not self._shown:
             self._shown, self._first_s = True, time.perf_counter() - self._began
@@ -298,19 +282,6 @@ class RoutedStream:
             last = self.calls[-1]
             self.calls = (*self.calls[:-1], replace(last, arguments=last.arguments + part.text))
 
-    def _start_timer(self, limit_s: float | None) -> None:
-        if limit_s is None:
-            return
-        self._timer = threading.Timer(limit_s, self._too_late)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _too_late(self) -> None:
-        self._late = True
+    def _give_up(self) -> None:
         if self._current is not None:
             self._current.cancel()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

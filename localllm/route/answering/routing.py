@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +67,9 @@ class Sticky:
     any thread. Two that begin with the same words are taken for one: no more is kept of a
     conversation than the member's name, so one may go on with the member of the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Callable[[Sequence[Message]], str | None] = lambda m: None) -> None:
+        """`kept` is asked for conversations that did not begin here."""
+        self._kept = kept
         self._members: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -76,7 +78,8 @@ class Sticky:
         if not any(message.role == "assistant" for message in messages):
             return None
         with self._lock:
-            return self._members.get(conversation_key(messages))
+            found = self._members.get(conversation_key(messages))
+        return self._kept(messages) if found is None else found
 
     def keep(self, messages: Sequence[Message], member: str) -> None:
         with self._lock:

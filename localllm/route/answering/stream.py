@@ -15,25 +15,18 @@ from localllm.errors import (
     SourceFailed,
 )
 from localllm.generation import Accounting
+from localllm.library.answering import NotInTime
 from localllm.toolcalls import Part
 
 # Another member may well do what this one could not. Anything else is the request's own fault.
 _HANDED_ON = (SourceFailed, EngineError, DoesNotFit, NotFound, DamagedFile, MissingExtra)
 
 
-class OutOfContext(EngineError):
-    """The conversation is longer than what the member can read."""
-
-
-class CannotDo(EngineError):
-    """The member cannot do what this request needs: see images, call tools."""
-
-
-class TooSlow(EngineError):
+class TooSlow(NotInTime):
     """No word came within the time that the member has."""
 
 
-class NobodyAnswered(EngineError):
+class NobodyAnswered(NotInTime):
     """The person did not answer in time."""
 
 

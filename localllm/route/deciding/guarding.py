@@ -93,6 +93,12 @@ def fixed_of(wanted: Wanted) -> tuple[str, ...]:
     return tuple(_texts([tools, wanted.schema, wanted.variables, sampling], keys=True))
 
 
+def told(record: Mapping[str, Any]) -> str | None:
+    """ "mask: 2 email, 1 phone", of a Guarded's record; None where nothing fired."""
+    fired = ", ".join(f"{one['count']} {one['kind']}" for one in record.get("fired", ()))
+    return f"{record['action']}: {fired}" if fired else None
+
+
 def texts_of(messages: Sequence[Message]) -> Iterator[str]:
     """Everything of a conversation that is text."""
     for message in messages:

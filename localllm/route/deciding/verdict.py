@@ -15,7 +15,8 @@ from localllm.route.opening import OpenRouter
 @dataclass(frozen=True)
 class DecidedNow:
     """Who would answer. `guard` are the kinds of private data found, with counts; `chosen` is
-    whom the steps chose before the guard had its say."""
+    whom the steps chose before the guard had its say. `sticky`: the member began the conversation,
+    and goes on with it whatever the steps chose."""
 
     router: str
     version: int
@@ -32,18 +33,21 @@ class DecidedNow:
     steps: tuple[Stepped, ...]
     guard: Mapping[str, Any]
     members_missing: Mapping[str, str]
+    sticky: bool = False
 
 
 def decided(
-    opened: OpenRouter, choice: Choice, messages: Sequence[Message], fixed: Sequence[str] = ()
-) -> DecidedNow:
-    """With the guard's say, also on what is `fixed` beside the messages. Raises PrivateData,
-    MissingExtra."""
+    opened: OpenRouter, choice: Choice, messages: Sequence[Message], fixed: Sequence[str] = (),
+    began: str | None = None,
+) -> DecidedNow:  # fmt: skip
+    """With the guard's say, also on what is `fixed` beside the messages. `began` goes on with this
+    conversation in place of the choice. Raises PrivateData, MissingExtra."""
     spec = opened.spec
     found = opened.standings
     others = (name for name in spec.fallback.order if found[name].problem is None)
-    names = tuple(dict.fromkeys((choice.member, *others)))
-    if spec.fallback.missing == "fallback" and found[choice.member].problem is not None:
+    wanted = began or choice.member
+    names = tuple(dict.fromkeys((wanted, *others)))
+    if spec.fallback.missing == "fallback" and found[wanted].problem is not None:
         names = names[1:] or names  # who is gone is passed over
     guarded: Guarded = NOTHING
     if any(spec.privacy.watches(one.outside) for one in found.values()):
@@ -53,5 +57,7 @@ def decided(
     return DecidedNow(
         opened.name, opened.version.number, first, choice.member, found[first].answers,
         found[first].outside, choice.probability, choice.threshold, choice.cost, spec.cost_unit,
-        choice.cascade is not None, choice.why, choice.steps, guarded.record, missing,
+        choice.cascade is not None and began is None,
+        choice.why if began is None else f"{began} began this conversation", choice.steps,
+        guarded.record, missing, began is not None,
     )  # fmt: skip

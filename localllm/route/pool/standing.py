@@ -77,7 +77,8 @@ def check_new(spec: RouterSpec, registry: Registry) -> dict[str, Standing]:
     found = standings(spec, registry)
     for one in found.values():
         if one.problem is not None:
-            raise NotFound(f"member {one.member.name}: {one.problem}", "localllm list")
+            hint = "localllm endpoint list" if one.member.kind == "endpoint" else "localllm list"
+            raise NotFound(f"member {one.member.name}: {one.problem}", hint)
     return found
 
 

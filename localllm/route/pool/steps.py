@@ -17,7 +17,7 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 CENTRE = 0.7  # of a signal, from which a combiner counts
 
 MAX_RULES, MAX_DOMAINS, MAX_EXAMPLES = 200, 100, 500
-MAX_PATTERN, MAX_SAMPLES = 500, 16
+MAX_PATTERN, MAX_SAMPLES, MAX_TITLE = 500, 16, 100
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Rule:
     per: Period = "day"
 
     def __post_init__(self) -> None:
+        _check_title(self.name)
         where = f"rule {self.name or self.to!r}"
         if self.pattern is not None and len(self.pattern) > MAX_PATTERN:
             raise UsageProblem(f"{where}: its pattern is longer than {MAX_PATTERN} characters")
@@ -99,6 +100,7 @@ class DomainsStep:
         if not names or len(set(names)) != len(names):
             raise UsageProblem("domains: none is named, or one twice")
         for one in self.domains:
+            _check_title(one.name)
             if not one.examples or not all(text.strip() for text in one.examples):
                 raise UsageProblem(f"domain {one.name!r} has no examples, or an empty one")
 
@@ -229,6 +231,13 @@ def hours_of(text: str) -> tuple[int, int]:
     except ValueError:
         raise UsageProblem(f"hours {text[:40]!r} is not like 22:00-06:00") from None
     return first, last
+
+
+def _check_title(name: str) -> None:
+    """Names of rules and domains are printed wherever they chose, and files come from elsewhere:
+    nothing in them may steer a terminal. Raises UsageProblem."""
+    if len(name) > MAX_TITLE or not name.isprintable():
+        raise UsageProblem(f"{name[:40]!r} is no name: it is one line, up to {MAX_TITLE} letters")
 
 
 def _share(name: str, value: float) -> None:

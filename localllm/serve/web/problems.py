@@ -10,6 +10,7 @@ from typing import Any
 from localllm.endpoints.failures import ContextFull, EndpointBusy, EndpointSilent, RequestRefused
 from localllm.engine.scheduler import Busy, DeadlinePassed, Stopped
 from localllm.errors import LocalLLMError, NotFound, SourceFailed, UsageProblem
+from localllm.library.answering import CannotDo, NotInTime, OutOfContext
 from localllm.serve.answering.ask import PromptTooLong
 
 
@@ -51,7 +52,11 @@ class Failure:
             return cls(503, error.message, code="unavailable", headers={"Retry-After": "1"})
         if isinstance(error, DeadlinePassed):
             return cls(504, error.message, code="timeout")
-        if isinstance(error, PromptTooLong):
+        if isinstance(error, NotInTime):
+            return cls(504, error.message, code="timeout")
+        if isinstance(error, CannotDo):  # no client should try that again
+            return cls(400, error.message, code=error.kind)
+        if isinstance(error, PromptTooLong | OutOfContext):
             return cls(400, error.message, "messages", "context_length_exceeded")
         if isinstance(error, SourceFailed):
             return _of_elsewhere(error)
