@@ -1,4 +1,4 @@
-"""Check a GBNF grammar before llama.cpp sees it.
+"""Read a GBNF grammar.
 
 llama.cpp's own parser prints its errors straight to stderr, recurses as deep as the text
 nests, and loops for ever on a repetition like {3,1}. This one accepts the same language
@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable
 from typing import NoReturn
 
+from localllm.engine.matching.rules import ANY, Element, Rules, TokenIs, ranges
 from localllm.errors import UsageProblem
 
 _MAX_CHARS = 1 << 18
 _MAX_DEPTH = 200
-_MAX_RULES = 20_000  # the left-recursion check in C recurses once per rule
+_MAX_RULES = 20_000
+_MAX_ELEMENTS = 500_000
 _MAX_REPETITION = 2000  # MAX_REPETITION_THRESHOLD
 
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
@@ -29,7 +31,12 @@ _COUNTS = re.compile(r"\{ *([0-9]+) *(,?) *([0-9]*) *\}")
 
 
 def check_grammar(text: str, token_id: Callable[[str], int | None]) -> None:
-    """Raise UsageProblem, with the line, if `text` is no grammar that llama.cpp takes.
+    """Raise UsageProblem, with the line, if `text` is no grammar: see `read_grammar`."""
+    read_grammar(text, token_id)
+
+
+def read_grammar(text: str, token_id: Callable[[str], int | None]) -> Rules:
+    """The rules of `text`. Raises UsageProblem, with the line, where it is no grammar.
 
     `token_id` gives the id of a token written as "<|im_end|>", None if it is not one token.
     """
@@ -37,123 +44,162 @@ def check_grammar(text: str, token_id: Callable[[str], int | None]) -> None:
         raise UsageProblem(f"the grammar has {len(text)} characters; at most {_MAX_CHARS}")
     if "\0" in text:
         raise UsageProblem("the grammar holds a NUL character")
-    _Parser(text, token_id).grammar()
+    return _Parser(text, token_id).grammar()
 
 
 class _Parser:
     def __init__(self, text: str, token_id: Callable[[str], int | None]) -> None:
         self.text, self.at, self.depth = text, 0, 0
         self.token_id = token_id
-        self.defined: set[str] = set()
+        self.numbers: dict[str, int] = {}
         self.used: dict[str, int] = {}  # name -> where first used
-        self.n_symbols = 0
+        self.rules: list[list[list[Element]] | None] = []
+        self.n_elements = 0
 
-    def grammar(self) -> None:
+    def grammar(self) -> Rules:
         self.skip(_SPACE_LINES)
         while self.at < len(self.text):
             self.rule()
         for name, at in self.used.items():
-            if name not in self.defined:
+            if self.rules[self.numbers[name]] is None:
                 self.fail(f"rule {name!r} is used but not defined", at)
-        if "root" not in self.defined:
-            raise UsageProblem("the grammar defines no rule 'root'")
+        if self.rules and "root" in self.numbers:
+            names = {number: name for name, number in self.numbers.items()}
+            every = [names.get(number, "( )") for number in range(len(self.rules))]
+            found = [one for one in self.rules if one is not None]
+            return Rules(every, found, self.numbers["root"])
+        raise UsageProblem("the grammar defines no rule 'root'")
 
     def rule(self) -> None:
-        name = self.take(_NAME, "a rule name")
-        if name not in self.defined and name not in self.used:
-            self.symbol()
-        self.defined.add(name)
+        number = self.number(self.take(_NAME, "a rule name"))
         self.skip(_SPACE)
         if not self.text.startswith("::=", self.at):
             self.fail("expected ::= after the rule's name")
         self.at += 3
         self.skip(_SPACE_LINES)
-        self.alternates(nested=False)
+        self.rules[number] = self.alternates(nested=False)
         if self.at < len(self.text) and self.text[self.at] not in "\r\n":
             self.fail("expected a new line or the end")
         self.skip(_SPACE_LINES)
 
-    def alternates(self, *, nested: bool) -> None:
+    def number(self, name: str) -> int:
+        if name not in self.numbers:
+            self.numbers[name] = self.symbol()
+        return self.numbers[name]
+
+    def alternates(self, *, nested: bool) -> list[list[Element]]:
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             self.fail(f"groups nest deeper than {_MAX_DEPTH}")
-        self.sequence(nested)
+        found = [self.sequence(nested)]
         while self.peek() == "|":
             self.at += 1
             self.skip(_SPACE_LINES)
-            self.sequence(nested)
+            found.append(self.sequence(nested))
         self.depth -= 1
+        return found
 
-    def sequence(self, nested: bool) -> None:
+    def sequence(self, nested: bool) -> list[Element]:
         space = _SPACE_LINES if nested else _SPACE
-        n_rules = 0  # rules that a repetition would copy; 0 = nothing to repeat
+        found: list[Element] = []
+        begins = 0  # of what a repetition would repeat
+        n_rules = 0  # rules that it would copy; 0 = nothing to repeat
         while True:
             char = self.peek()
-            if char == '"':
-                n_rules = self.quoted('"')
-            elif char == "[":
-                n_rules = self.char_class()
-            elif char in ("<", "!"):
-                n_rules = self.token()
-            elif char == "(":
-                n_rules = self.group()
-            elif char == ".":
-                self.at += 1
-                n_rules = 1
-            elif char in ("*", "+", "?", "{"):
-                n_rules = self.repetition(n_rules)
-            elif char and _NAME.match(char):
-                self.used.setdefault(name := self.take(_NAME, "a name"), self.at - len(name))
-                n_rules = 1
+            if char in ("*", "+", "?", "{") and char:
+                n_rules = self.repetition(found, begins, n_rules)
             else:
-                return
+                begins, before = len(found), len(self.rules)
+                if not self.item(char, found):
+                    return found
+                n_rules = max(1, len(self.rules) - before) if char == "(" else 1
+                n_rules *= len(found) > begins
             self.skip(space)
 
-    def quoted(self, end: str) -> int:
-        """A literal or the inside of a class, from its opening mark; 0 if it is empty."""
-        self.at += 1
-        start = self.at
-        while self.peek() != end:
-            self.character()
-        self.at += 1
-        return int(self.at - 1 > start)
-
-    def char_class(self) -> int:
-        if self.text.startswith("[^", self.at):
+    def item(self, char: str, found: list[Element]) -> bool:
+        """Read one and put it behind `found`; False where there is none."""
+        if char == '"':
+            codes = self.quoted('"')
+            found += [((code, code),) for code in codes]
+            self.count(len(codes))
+        elif char == "[":
+            found += self.char_class()
+        elif char in ("<", "!") and char:
+            found.append(self.token())
+        elif char == "(":
+            found.append(self.group())
+        elif char == ".":
             self.at += 1
-        return self.quoted("]")
+            found.append(ANY)
+        elif char and _NAME.match(char):
+            name = self.take(_NAME, "a name")
+            self.used.setdefault(name, self.at - len(name))
+            found.append(self.number(name))
+        else:
+            return False
+        return True
 
-    def character(self) -> None:
+    def quoted(self, end: str) -> list[int]:
+        """A literal, from its opening mark: its code points."""
+        self.at += 1
+        found = []
+        while self.peek() != end:
+            found.append(self.character())
+        self.at += 1
+        return found
+
+    def char_class(self) -> list[Element]:
+        """One element; none for [], which is the empty text."""
+        self.at += 1
+        negated = self.peek() == "^"
+        self.at += negated
+        pairs = []
+        while self.peek() != "]":
+            low = high = self.character()
+            if self.peek() == "-" and self.text[self.at + 1 : self.at + 2] != "]":
+                self.at += 1
+                high = self.character()
+            pairs.append((low, high))
+        self.at += 1
+        return [ranges(pairs, negated=negated)] if pairs else []
+
+    def character(self) -> int:
         if self.at >= len(self.text):
             self.fail("unexpected end")
         if self.text[self.at] != "\\":
             self.at += 1
-            return
-        self.take(_ESCAPE, r"an escape like \n or \x41")
+            code = ord(self.text[self.at - 1])
+            return ord("?") if 0xD800 <= code < 0xE000 else code  # half of a surrogate pair
+        escape = self.take(_ESCAPE, r"an escape like \n or \x41")
+        if escape[1] in "xuU":
+            return int(escape[2:], 16)
+        return ord({"t": "\t", "r": "\r", "n": "\n"}.get(escape[1], escape[1]))
 
-    def token(self) -> int:
-        self.at += self.peek() == "!"
+    def token(self) -> TokenIs:
+        negated = self.peek() == "!"
+        self.at += negated
         end = self.text.find(">", self.at)
         if self.peek() != "<" or end < 0:
             self.fail("expected a token like <|im_end|>")
         word = self.text[self.at : end + 1]
-        if self.token_id(word) is None:
+        token = self.token_id(word)
+        if token is None:
             self.fail(f"{word!r} is no single token of this model")
         self.at = end + 1
-        return 1
+        return TokenIs(token, negated)
 
     def group(self) -> int:
         self.at += 1
         self.skip(_SPACE_LINES)
-        before = self.n_symbols
-        self.symbol()
-        self.alternates(nested=True)
+        number = self.symbol()
+        self.rules[number] = self.alternates(nested=True)
         if self.peek() != ")":
             self.fail("expected )")
         self.at += 1
-        return max(1, self.n_symbols - before)
+        return number
 
-    def repetition(self, n_rules: int) -> int:
+    def repetition(self, found: list[Element], begins: int, n_rules: int) -> int:
+        """Put what a repetition stands for in place of what it repeats."""
         if n_rules == 0:
             self.fail("nothing in front to repeat")
         least, most = self.counts()
@@ -162,8 +208,25 @@ class _Parser:
         total = most or least or 1
         if least > _MAX_REPETITION or n_rules * total > _MAX_REPETITION:
             self.fail(f"repeats more than {_MAX_REPETITION} rules; use * or fewer repetitions")
-        for _ in range(1 if most is None else most - least):
-            self.symbol()
+        self.count(total)
+        unit = found[begins:]
+        if len(unit) > 1:  # by name: a long text would be copied two thousand times
+            number = self.symbol()
+            self.rules[number] = [unit]
+            unit = [number]
+        del found[begins:]
+        found += unit * least
+        if most is None:
+            again = self.symbol()
+            self.rules[again] = [[*unit, again], []]
+            found.append(again)
+        elif most > least:
+            rest: list[Element] = []
+            for _ in range(most - least):
+                number = self.symbol()
+                self.rules[number] = [[*unit, *rest], []]
+                rest = [number]
+            found += rest
         return n_rules * total
 
     def counts(self) -> tuple[int, int | None]:
@@ -180,10 +243,17 @@ class _Parser:
         most = int(match[3]) if match[3] else (None if match[2] else least)
         return least, None if most is not None and most > _MAX_REPETITION else most
 
-    def symbol(self) -> None:
-        self.n_symbols += 1
-        if self.n_symbols > _MAX_RULES:
+    def symbol(self) -> int:
+        """A new rule's number."""
+        if len(self.rules) >= _MAX_RULES:
             self.fail(f"the grammar makes more than {_MAX_RULES} rules")
+        self.rules.append(None)
+        return len(self.rules) - 1
+
+    def count(self, n: int) -> None:
+        self.n_elements += n
+        if self.n_elements > _MAX_ELEMENTS:
+            self.fail(f"the grammar makes more than {_MAX_ELEMENTS} elements")
 
     def peek(self) -> str:
         return self.text[self.at : self.at + 1]

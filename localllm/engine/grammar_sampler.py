@@ -8,70 +8,56 @@ from typing import Any
 
 from localllm.engine import native
 from localllm.engine.context import Context
-from localllm.engine.grammar import check_grammar
-from localllm.engine.handle import NativeObject
+from localllm.engine.matching.desk import desk_of
+from localllm.engine.matching.walker import Walker
 from localllm.engine.tokenizer import Tokenizer
-from localllm.errors import EngineError, UsageProblem
+from localllm.errors import EngineError
 
 
-class GrammarSampler(NativeObject):
+class GrammarSampler:
     """A grammar beside the chain, asked only about the token that the chain chose.
 
-    Checking a whole vocabulary costs tens of milliseconds at 262k tokens. So, as in
-    llama.cpp's own programs: draw without the grammar first, and only if that token does
-    not fit, draw again from what the grammar leaves. (Inside the chain it would also end
-    the process when it leaves nothing.)
+    As in llama.cpp's own programs: draw without the grammar first, and only if that token does
+    not fit, draw again from what the grammar leaves. llama.cpp's own grammar sampler is not
+    used: see localllm/engine/matching.
+
+    Raises UsageProblem for what is no grammar, and TooManyWays for one that cannot be followed.
     """
 
-    kind = "grammar"
-
     def __init__(self, tokenizer: Tokenizer, text: str) -> None:
-        check_grammar(text, tokenizer.token_id)
-        self._llama = llama = native.lib()
-        with native.capture() as log:
-            handle = llama.llama_sampler_init_grammar(
-                tokenizer.vocab_handle, text.encode("utf-8", "replace"), b"root"
-            )
-        if not handle:
-            raise UsageProblem(f"the grammar cannot be used: {native.reason(log)}")
-        super().__init__(handle, llama.llama_sampler_free, [tokenizer])
+        self._llama = native.lib()
         self.tokenizer = tokenizer
+        self._walker = Walker(tokenizer, desk_of(tokenizer).engage(tokenizer, text))
+        self._walker.prove()
 
     def sample(self, chain: int, context: Context, index: int) -> int:
         """What `chain` chooses among what fits here, accepted by both. Raises EngineError where
-        nothing fits."""
-        llama = self._llama
-        array = self._fill(context, index)
-        llama.llama_sampler_apply(chain, ctypes.byref(array))
-        token = int(array.data[array.selected].id) if array.selected >= 0 else -1
-        if token < 0 or not self._fits(token):
-            array = self._fill(context, index)
-            llama.llama_sampler_apply(self.handle, ctypes.byref(array))
-            llama.llama_sampler_apply(chain, ctypes.byref(array))
-            token = int(array.data[array.selected].id) if array.selected >= 0 else -1
-            # All refused leaves every logit at -inf and some token chosen all the same;
-            # accepting it would end the process.
-            if token < 0 or not self._fits(token):
+        nothing fits, TooManyWays where what was written can be read in too many ways."""
+        token = self._drawn(chain, self._fill(context, index))
+        if token < 0 or not self._walker.take(token):
+            token = self._drawn(chain, self._fill(context, index, self._walker.choices()))
+            if token < 0 or not self._walker.take(token):
                 raise EngineError("no token of this model can continue the grammar here")
-        llama.llama_sampler_accept(self.handle, token)
-        llama.llama_sampler_accept(chain, token)
+        self._llama.llama_sampler_accept(chain, token)
         return token
 
     def take(self, token: int) -> bool:
         """Accept a token that was written without the grammar. False where it does not fit."""
-        if not self._fits(token):
-            return False
-        self._llama.llama_sampler_accept(self.handle, token)
-        return True
+        return self._walker.take(token)
 
-    def _fits(self, token: int) -> bool:
-        one = (self._llama.llama_token_data * 1)((token, 1.0, 0.0))
-        array = self._llama.llama_token_data_array(one, 1, -1, False)
-        self._llama.llama_sampler_apply(self.handle, ctypes.byref(array))
-        return float(one[0].logit) != -math.inf
+    def _drawn(self, chain: int, array: Any) -> int:
+        """What the chain chooses of these; -1 where it chooses none, or one that a bias forbids
+        since nothing else is left."""
+        if array.size:
+            self._llama.llama_sampler_apply(chain, ctypes.byref(array))
+        if array.selected < 0:
+            return -1
+        chosen = array.data[array.selected]
+        return int(chosen.id) if chosen.logit != -math.inf else -1
 
-    def _fill(self, context: Context, index: int) -> Any:
-        """Every token with its logit, unsorted: the samplers reorder what they are given.
+    def _fill(self, context: Context, index: int, tokens: Any = None) -> Any:
+        """`tokens`, or every one, with its logit, unsorted: the samplers reorder what they are
+        given.
 
         In the context's own room: at a vocabulary of 262k that is 3 MB, which each of hundreds of
         waiting requests would have otherwise.
@@ -82,7 +68,10 @@ class GrammarSampler(NativeObject):
         table = np.frombuffer(
             candidates, dtype=np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
         )
-        table["id"] = np.arange(len(table), dtype=np.int32)
-        table["logit"] = context.logits_view(index)
+        row = context.logits_view(index)
+        if tokens is not None:
+            table, row = table[: len(tokens)], row[tokens]
+        table["id"] = np.arange(len(table), dtype=np.int32) if tokens is None else tokens
+        table["logit"] = row
         table["p"] = 0
         return self._llama.llama_token_data_array(candidates, len(table), -1, False)

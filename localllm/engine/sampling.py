@@ -126,7 +126,6 @@ class Sampler(NativeObject):
         self._trigger = None
         grammar = self._grammar
         if grammar is not None and not offer(grammar.tokenizer, written, grammar.take):
-            grammar.close()
             self._grammar = None
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
@@ -136,8 +135,7 @@ class Sampler(NativeObject):
                 self._llama.llama_sampler_accept(self.handle, token)
 
     def close(self) -> None:
-        if self._grammar is not None:
-            self._grammar.close()
+        self._grammar = None
         super().close()
 
 

@@ -6,6 +6,5 @@ escapes) and imports the whole binding; llguidance needs a llama.cpp built with 
 """
 
 from localllm.grammars.schema import json_schema_grammar
-from localllm.grammars.ways import check_ways
 
-__all__ = ["check_ways", "json_schema_grammar"]
+__all__ = ["json_schema_grammar"]

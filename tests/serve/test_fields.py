@@ -236,10 +236,61 @@ def test_the_files_of_this_test_end_nowhere(own: Server, tmp_path: Path) -> None
     assert json.dumps(shown).count("/tmp") == 0
 
 
-def test_a_grammar_that_takes_for_ever_holds_up_nobody(server: Server) -> None:
+@pytest.mark.parametrize(
+    "grammar", ['root ::= ("a"?){1000}', 'root ::= ("a"|"a")* "!"', "root ::= " + '"a"? ' * 30]
+)
+def test_a_grammar_of_many_ways_is_followed_all_the_same(server: Server, grammar: str) -> None:
     """llama.cpp would follow 41 billion ways through the text aaaa, in one call for everyone."""
     for path, asked in (("/v1/chat/completions", {"messages": USER}),
                         ("/v1/completions", {"prompt": "x"})):  # fmt: skip
-        body = {"model": "tiny", **asked, "grammar": 'root ::= ("a"?){1000}', "max_tokens": 8}
-        assert server.post(path, body).status == 400
-        assert server.post(path, {"model": "tiny", **asked, "max_tokens": 1}).status == 200
+        body = {"model": "tiny", **asked, "grammar": grammar, "max_tokens": 8}
+        found = server.post(path, body)
+        assert found.status == 200
+        choice = found.json["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        assert set(text) <= {"a", "!"}
+
+
+def test_a_prompt_is_echoed_with_its_logprobs(server: Server) -> None:
+    """What lm-evaluation-harness asks of `local-completions`: tokens, several at once. It sums
+    token_logprobs[n_context:-1] and compares each with the best of its top_logprobs."""
+    prompts = [[ord(c) for c in "hello you"], [ord(c) for c in "ab"], [7]]
+    body = {"model": "tiny", "prompt": prompts, "max_tokens": 1, "logprobs": 1, "seed": 1234,
+            "echo": True, "temperature": 0}  # fmt: skip
+    found = server.post("/v1/completions", body).json
+    assert found["usage"]["prompt_tokens"] == 12
+    for prompt, choice in zip(prompts, found["choices"], strict=True):
+        told = choice["logprobs"]
+        assert [len(told[name]) for name in told] == [len(prompt) + 1] * 4
+        assert told["token_logprobs"][0] is None
+        assert told["top_logprobs"][0] is None
+        for value, top in zip(told["token_logprobs"][1:], told["top_logprobs"][1:], strict=True):
+            assert value <= max(top.values()) <= 0
+        n = len(prompt)
+        assert choice["text"].startswith("".join(told["tokens"][:n]))
+        assert told["text_offset"][:n] == list(range(n))
+    alone = {**body, "prompt": prompts[0], "max_tokens": 0}
+    again = server.post("/v1/completions", alone).json["choices"][0]
+    first = found["choices"][0]["logprobs"]
+    assert again["text"] == "hello you"
+    assert again["finish_reason"] == "length"
+    assert again["logprobs"]["token_logprobs"][1:] == pytest.approx(
+        first["token_logprobs"][1:9], abs=2e-2
+    )
+
+
+def test_an_echo_with_logprobs_streams(server: Server) -> None:
+    """The text's own tokens: a BOS that the vocabulary puts in front is none of them."""
+    body = {"model": "hi", "prompt": "x\n", "logprobs": 1, "echo": True, "temperature": 0}
+    whole = server.post("/v1/completions", body).json["choices"][0]
+    events = server.post("/v1/completions", {**body, "stream": True}).events
+    choices = [event["choices"][0] for event in events[:-1]]
+    assert "".join(choice["text"] for choice in choices) == whole["text"] == "x\nHi, you!"
+    for name in ("tokens", "text_offset"):
+        told = [c["logprobs"] for c in choices if c["logprobs"]]
+        assert [value for one in told for value in one[name]] == whole["logprobs"][name]
+    assert whole["logprobs"]["tokens"][:10] == list("x\nHi, you!")
+    assert whole["logprobs"]["text_offset"][:10] == list(range(10))
+    assert len(whole["logprobs"]["tokens"]) == 11  # the end that the model chose, too
+    refused = server.post("/v1/completions", {**body, "suffix": "y"})
+    assert refused.status == 400

@@ -8,9 +8,3 @@ one graph (Tomita's graph-structured stack), equal graphs are one object, and wh
 about an object is kept with it: a character costs at most the size of the grammar times the
 length of the text, and most cost one look into a dictionary.
 """
-
-from localllm.engine.matching.desk import Desk, desk_of
-from localllm.engine.matching.stacks import Stacks, TooManyWays
-from localllm.engine.matching.walker import Walker
-
-__all__ = ["Desk", "Stacks", "TooManyWays", "Walker", "desk_of"]

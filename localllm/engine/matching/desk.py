@@ -20,11 +20,13 @@ _MOST_SHARED = 100_000  # frames; a grammar with more is not handed to the next 
 
 
 class Engaged:
-    """A grammar at work on a vocabulary, for any number of answers; `lock` while it is asked."""
+    """A grammar at work on a vocabulary, for any number of answers; `lock` while it is asked.
+
+    It does not hold the tokenizer, which would hold the model.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, text: str) -> None:
         self.lock = threading.Lock()
-        self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.machine = Machine(Positions(read_grammar(text, tokenizer.token_id)))
         self._masked: deque[Stacks] = deque()
@@ -43,8 +45,12 @@ class Engaged:
         """Which tokens have a text at all: bool."""
         import numpy as np
 
-        piece, n = self.tokenizer.special_piece, self.vocabulary.n_tokens
-        return np.fromiter((bool(piece(token).strip(b"\0")) for token in range(n)), bool, n)
+        found = np.zeros(self.vocabulary.n_tokens, bool)
+        for level in self.vocabulary.levels:
+            found[level.token] = True
+            found[[one.token for one in level.partial]] = True
+        found[[one.token for one in self.vocabulary.root_partial]] = True
+        return found
 
     def remember(self, stacks: Stacks, mask: bytes) -> None:
         if len(self._masked) == _MOST_MASKS:

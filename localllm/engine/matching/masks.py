@@ -68,7 +68,7 @@ def fitting(engaged: Engaged, stacks: Stacks) -> Any:
     """Tokens that may come next, in order (int32), where no character is begun. Remembered."""
     import numpy as np
 
-    n_tokens = engaged.tokenizer.n_vocab
+    n_tokens = engaged.vocabulary.n_tokens
     if stacks.mask is None:
         allowed = _walk(engaged, stacks)
         engaged.remember(stacks, np.packbits(allowed).tobytes())
@@ -137,11 +137,9 @@ def _partials(
 
 def _named(engaged: Engaged, stacks: Stacks, allowed: Any) -> None:
     """Tokens that the grammar names by their number, and the end."""
-    import numpy as np
-
     machine = engaged.machine
     opened = machine.open(stacks)
-    eog = list(engaged.tokenizer.eog_tokens)
+    eog = engaged.vocabulary.eog
     for at, _ in opened.tokens:
         element = machine.positions.elements[at]
         assert isinstance(element, TokenIs)
@@ -151,4 +149,4 @@ def _named(engaged: Engaged, stacks: Stacks, allowed: Any) -> None:
             allowed[element.token] = kept
         else:
             allowed[element.token] |= bool(engaged.written[element.token])
-    allowed[np.array(eog, np.int64)] = opened.ends
+    allowed[list(eog)] = opened.ends

@@ -95,13 +95,14 @@ class Positions:
 
     def _refuse_left_recursion(self, rules: Rules, component: Sequence[int]) -> None:
         for at, element in enumerate(self.elements):
-            if isinstance(element, int) and not self.last[at] and component[at] >= 0:
-                if component[self.n + element] == component[at]:
-                    raise UsageProblem(
-                        f"the grammar has left recursion: rule {rules.names[element]!r} begins "
-                        "with itself",
-                        'write a ::= b ("," b)* for a ::= a "," b | b',
-                    )
+            if not isinstance(element, int) or self.last[at] or component[at] < 0:
+                continue
+            if component[self.n + element] == component[at]:
+                raise UsageProblem(
+                    f"the grammar has left recursion: rule {rules.names[element]!r} begins with "
+                    "itself",
+                    'write a ::= b ("," b)* for a ::= a "," b | b',
+                )
 
 
 class CodeClasses:

@@ -48,6 +48,7 @@ class Vocabulary:
     levels: tuple[Level, ...]
     root_partial: tuple[Partial, ...]
     begun: tuple[tuple[int, bytes], ...]
+    eog: frozenset[int]
 
 
 def read_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
@@ -76,8 +77,8 @@ def read_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     joined = "".join(text for text, _, _ in whole).encode("utf-32-le", "surrogatepass")
     codes, places = np.unique(np.frombuffer(joined, "<u4"), return_inverse=True)
     levels = _levels(whole, lengths, offsets[:-1], places.astype(np.int32))
-    root = tuple(Partial(*rest, 0, t) for text, t, rest in whole if not text and rest is not None)
-    return Vocabulary(tokenizer.n_vocab, codes.astype(np.int64), levels, root, tuple(begun))
+    root = tuple(Partial(*rest, 0, t) for text, t, rest in whole if not text and rest)
+    return Vocabulary(tokenizer.n_vocab, codes.astype(np.int64), levels, root, tuple(begun), eog)
 
 
 def _levels(whole: Sequence[Any], lengths: Any, offsets: Any, places: Any) -> tuple[Level, ...]:
@@ -101,7 +102,8 @@ def _levels(whole: Sequence[Any], lengths: Any, offsets: Any, places: Any) -> tu
             if rest is None:
                 plain.append((token, int(here[place])))
             else:
-                partial.append(Partial(*rest, int(here[place]), token))
+                low, high = rest
+                partial.append(Partial(low, high, int(here[place]), token))
         table = np.array(plain, np.int32).reshape(-1, 2)
         levels.append(Level(code[new], first, table[:, 0], table[:, 1], tuple(partial)))
         n_above = int(here[-1]) + 1

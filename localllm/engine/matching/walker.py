@@ -8,18 +8,19 @@ from localllm.engine.matching.desk import Engaged
 from localllm.engine.matching.masks import fitting
 from localllm.engine.matching.stacks import Stacks
 from localllm.engine.matching.vocabulary import decoded, span
+from localllm.engine.tokenizer import Tokenizer
 
 
 class Walker:
     """Where one answer stands. Every call is bounded, and raises TooManyWays at its bound."""
 
-    def __init__(self, engaged: Engaged) -> None:
+    def __init__(self, tokenizer: Tokenizer, engaged: Engaged) -> None:
+        self._piece = tokenizer.special_piece
         self._engaged = engaged
         self._machine = engaged.machine
-        self._eog = engaged.tokenizer.eog_tokens
+        self._eog = engaged.vocabulary.eog
         self._stacks: Stacks = self._machine.start
         self._begun = b""  # bytes of a character that is not complete
-        self._ended = False
 
     def prove(self) -> None:
         """What may come first, so that a grammar that cannot be followed is refused before
@@ -62,7 +63,7 @@ class Walker:
         if token in self._eog:
             complete = machine.open(self._stacks).ends and not self._begun
             return (self._stacks, b"") if complete else None
-        raw = self._engaged.tokenizer.special_piece(token)
+        raw = self._piece(token)
         if not raw or raw[0] == 0:
             return None
         named = None if self._begun else machine.take_token(self._stacks, token)

@@ -11,6 +11,7 @@ from localllm.engine.scheduler.prefix import tokens_array
 from localllm.engine.scheduler.request import Request, check_request
 from localllm.engine.scheduler.room import Holding
 from localllm.engine.scheduler.sample import Sample
+from localllm.engine.scheduler.scores import to_score
 from localllm.engine.scheduler.slot import Job, Slot, adapter_key
 from localllm.errors import LocalLLMError
 from localllm.generation import FinishReason
@@ -36,6 +37,7 @@ class Door:
         self.memory = SequenceMemory(context, holding)
         self.counters = Counters()
         self._crowd = Crowd()
+        self._scoring: set[Slot] = set()  # whose prompts' tokens were to be scored
         self._base = attached(context)
 
     @property
@@ -86,9 +88,12 @@ class Door:
             tokens=tokens_array(request.prompt),
             adapters=adapters,
             key=adapter_key(adapters),
+            to_score=to_score(request),
         )
         self._crowd.join(slot)
-        if request.sampling.max_tokens == 0:
+        if slot.to_score:
+            self._scoring.add(slot)
+        if request.sampling.max_tokens == 0 and not slot.to_score:
             self._end(slot, "length")
 
     def _has_room(self, n_cells: int) -> bool:
@@ -138,6 +143,7 @@ class Door:
 
     def _leave(self, slot: Slot) -> None:
         slot.ended = True
+        self._scoring.discard(slot)
         self._crowd.leave(slot)
         self.memory.finish(slot)
         if slot.job.n_open == slot.width:

@@ -14,6 +14,7 @@ from localllm.engine.context import Context, ContextFull
 from localllm.engine.scheduler.door import Door
 from localllm.engine.scheduler.room import Holding
 from localllm.engine.scheduler.rows import RowTimes
+from localllm.engine.scheduler.scores import shared_outputs, tell_scores
 from localllm.engine.scheduler.seeing import see
 from localllm.engine.scheduler.share import (
     Part,
@@ -159,6 +160,8 @@ class StepLoop(Door):
             if group[0].key != self._key():
                 switch(self.context, group[0].adapters)
             parts = self._turns.parts(group)
+            if self._scoring:
+                parts = shared_outputs(parts, self._most_outputs)
             needed = sum(part.n_cells for part in parts)
             if self.memory.make_room(needed):
                 return parts
@@ -214,6 +217,8 @@ class StepLoop(Door):
         for part in parts:
             slot = part.slot
             assert slot.sequence is not None
+            if part.first is not None and not self._tell_scores(part, part.first):
+                continue
             slot.fed += part.n
             memory.book.grow(slot.sequence, part.n_cells)
             if part.n > 1 or not slot.samples[0].n_tokens:
@@ -225,6 +230,15 @@ class StepLoop(Door):
             if part.output is not None and not part.slot.ended:
                 for slot in self._separate(part.slot):
                     self._sample(slot, part.output)
+
+    def _tell_scores(self, part: Part, first: int) -> bool:
+        """False where they are NaN, and the request has ended."""
+        try:
+            tell_scores(self.context, part, first)
+        except LocalLLMError as error:
+            self._end(part.slot, "cancelled", error)
+            return False
+        return True
 
     def _separate(self, slot: Slot) -> list[Slot]:
         """After the prompt each sample goes on in a sequence of its own."""
@@ -241,6 +255,9 @@ class StepLoop(Door):
 
     def _sample(self, slot: Slot, output: int) -> None:
         sample = slot.samples[0]
+        if slot.job.request.sampling.max_tokens == 0:  # its prompt was scored, that is all
+            self._end(slot, "length")
+            return
         try:
             token, event = sample.take(self.context, output, slot.begun_at)
         except LocalLLMError as error:  # of this request alone: a grammar at its end, NaN

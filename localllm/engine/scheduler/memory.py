@@ -39,7 +39,7 @@ class SequenceMemory(Room):
         """Give `slot` a sequence with as much of its tokens as there is, or one to wait for."""
         limit = len(slot.tokens) - 1  # the last token's logits are what comes next
         source: Source | None = None
-        if slot.job.request.cache_prompt:
+        if slot.job.request.cache_prompt and not slot.to_score:
             others = [other for other in running if other is not slot and other.key == slot.key]
             found = self._search.find(slot, others, limit)
             source = self._usable(found, slot)

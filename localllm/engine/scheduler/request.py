@@ -21,6 +21,8 @@ class Request:
     `n` samples share the prompt's computation; sample i draws with `sampling.seed` + i.
     `logprobs` k gives, for each token, its own log-probability and those of the k likeliest,
     by the model itself (before temperature, penalties and grammar); None gives none.
+    `score_prompt` gives the prompt's own tokens theirs too, but for the first, before which nothing
+    stands: all of it is computed then, whatever is in the prefix cache.
     `adapters` are LoRAs of this model, which must stay open until the request has ended; None
     takes those that the context has attached.
     `deadline_s` from submission on, waiting included. `cache_prompt` False neither uses nor
@@ -39,6 +41,7 @@ class Request:
     cache_prompt: bool = True
     ignore_eog: bool = False
     media: MediaPrompt | None = None
+    score_prompt: bool = False
 
     @property
     def n_cells(self) -> int:
@@ -56,7 +59,7 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Of one generated token, and the likeliest at its place, best first."""
+    """Of one token, and the likeliest at its place, best first."""
 
     chosen: Logprob
     top: tuple[Logprob, ...]
@@ -69,7 +72,7 @@ class Event:
     `text` is what may be shown now: whole characters, held back while a stop string might be
     beginning, so it may belong to earlier tokens and is often empty. `token` is None where a
     sample ended without sampling. The last event of a sample has `accounting`, or `error` and
-    `accounting` both.
+    `accounting` both. `prompt` are further tokens of the prompt, told to sample 0 alone.
     """
 
     sample: int
@@ -78,6 +81,7 @@ class Event:
     logprobs: TokenLogprobs | None = None
     accounting: Accounting | None = None
     error: LocalLLMError | None = None
+    prompt: tuple[TokenLogprobs, ...] = ()
 
     @property
     def last(self) -> bool:
@@ -106,6 +110,8 @@ def check_request(request: Request, context: Context, n_vocab: int) -> None:
         )
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise UsageProblem(f"logprobs is {request.logprobs}, not 0 to {MAX_LOGPROBS}")
+    if request.score_prompt and (request.logprobs is None or request.media is not None):
+        raise UsageProblem("a prompt's tokens are scored with logprobs, and without images")
     wrong = [token for token in request.logit_bias if not 0 <= token < n_vocab]
     if wrong:
         raise UsageProblem(f"logit_bias names {wrong[0]}, which is no token of this model")

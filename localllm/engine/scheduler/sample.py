@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from localllm.engine.context import Context
 from localllm.engine.sampling import MAX_SEED, Sampler
-from localllm.engine.scheduler.request import Event, Logprob, Request, TokenLogprobs
+from localllm.engine.scheduler.request import Event, Request, TokenLogprobs
+from localllm.engine.scheduler.scores import token_logprobs
 from localllm.engine.text import StopMatcher, Utf8Assembler
 from localllm.engine.tokenizer import Tokenizer
 from localllm.errors import LocalLLMError
 from localllm.generation import Accounting, FinishReason
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 class Sample:
@@ -64,7 +60,7 @@ class Sample:
         token = self._sampler.sample(context, output)
         logprobs = None
         if self._logprobs is not None:
-            logprobs = _logprobs(context.logits_view(output), token, self._logprobs)
+            logprobs = token_logprobs(context.logits_view(output), token, self._logprobs)
         self._last_at = time.perf_counter()
         if self.n_tokens == 0:
             self._first_at = self._last_at
@@ -117,19 +113,3 @@ class Sample:
             seed=self._sampler.seed,
             truncated=reason == "context",
         )
-
-
-def _logprobs(row: NDArray[np.float32], token: int, n_top: int) -> TokenLogprobs:
-    """log softmax of `row` at `token` and at the `n_top` likeliest, ties by id."""
-    import numpy as np
-
-    shifted = row.astype(np.float64) - float(row.max())
-    total = float(np.log(np.exp(shifted).sum()))
-    n_top = min(n_top, len(row))
-    if n_top:
-        found = np.argpartition(-row, n_top - 1)[:n_top]
-        found = found[np.lexsort((found, -row[found]))]
-    else:
-        found = np.empty(0, dtype=np.int64)
-    top = tuple(Logprob(int(i), float(shifted[i]) - total) for i in found)
-    return TokenLogprobs(Logprob(token, float(shifted[token]) - total), top)

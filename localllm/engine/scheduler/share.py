@@ -9,6 +9,7 @@ from localllm.engine.batching import TokenBatch
 from localllm.engine.build import devices
 from localllm.engine.context import Context
 from localllm.engine.scheduler.rows import RowTimes
+from localllm.engine.scheduler.scores import fill_scored
 from localllm.engine.scheduler.slot import AdapterKey, Slot
 from localllm.engine.vision_prompt import Run
 
@@ -21,13 +22,14 @@ _APART_CELLS = 512  # of those who have their next token; see _better_apart
 
 @dataclass
 class Part:
-    """`n` tokens of one slot; `output` is where the last one's logits are, if wanted. An `image`
-    is a step of its own."""
+    """`n` tokens of one slot; `output` is where the last one's logits are, if wanted; those of all
+    of them, where a prompt is scored, begin at `first`. An `image` is a step of its own."""
 
     slot: Slot
     n: int
     output: int | None = None
     image: Run | None = None
+    first: int | None = None
 
     @property
     def n_cells(self) -> int:
@@ -196,7 +198,9 @@ def fill(batch: TokenBatch, parts: Sequence[Part]) -> None:
         slot = part.slot
         assert slot.sequence is not None
         wanted = part.n == slot.remaining
-        if part.n == 1:
+        if slot.to_score:
+            index = fill_scored(batch, part)
+        elif part.n == 1:
             token = slot.tokens[slot.fed]
             index = batch.add(token, slot.fed, slot.sequence, output=wanted)
         else:

@@ -82,6 +82,7 @@ class Slot:
     marks: set[int] = field(default_factory=set)  # where a chunk ends, to be remembered
     stepped: int = 0  # when it last had its next token, in the order of everyone's
     ended: bool = False
+    to_score: int = 0  # tokens of the prompt whose logprobs are still to be told
 
     @property
     def remaining(self) -> int:

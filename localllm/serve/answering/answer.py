@@ -27,6 +27,14 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """Further tokens of the prompt, from its second on."""
+
+    sample: int
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Thinking:
     sample: int
     text: str
@@ -52,7 +60,7 @@ class Ended:
     thought_tokens: int | None = None
 
 
-Part = Said | Thinking | Called | Ended
+Part = Said | Scored | Thinking | Called | Ended
 
 
 class Answering:
@@ -136,6 +144,9 @@ class _Voice:
         self._n_thought = self._n_unsaid = 0  # tokens; unsaid: of text that is still held back
 
     def take(self, event: Event, parts: list[Part]) -> None:
+        if event.prompt:
+            parts.append(Scored(self._index, event.prompt))
+            return
         n_before = len(parts)
         self._take(event, parts)
         self._n_unsaid += event.token is not None

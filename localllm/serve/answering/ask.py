@@ -36,6 +36,7 @@ class Ask:
     chat template (enable_thinking ...). With `suffix` the text's gap before it is filled. `images`
     belong to a `text`, in which MARKER says where. `before` are tokens that stand in front of it
     all, a conversation from which this one goes on; the model's preset is in them already.
+    `score_prompt` asks for the logprobs of the prompt's own tokens.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -56,6 +57,7 @@ class Ask:
     suffix: str | None = None
     images: tuple[bytes, ...] = ()
     before: tuple[int, ...] = ()
+    score_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def prepare(ask: Ask, use: InUse) -> Prepared:
         cache_prompt=ask.cache_prompt,
         ignore_eog=ask.ignore_eog,
         media=media,
+        score_prompt=ask.score_prompt,
     )
     return replace(prepared, request=request)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from localllm.engine.scheduler import TokenLogprobs
 from localllm.generation import Accounting
-from localllm.serve.answering.answer import Answers, Ended, Part, Said, Thinking
+from localllm.serve.answering.answer import Answers, Ended, Part, Said, Scored, Thinking
 from localllm.toolcalls import CallArguments, CallStart, ToolCall
 
 
@@ -50,6 +50,7 @@ class Whole:
     thought: str = ""
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt: list[TokenLogprobs] = field(default_factory=list)  # from its second token on
     accounting: Accounting | None = None
     thought_tokens: int | None = None
 
@@ -70,6 +71,9 @@ async def gathered(answering: Answers) -> tuple[Whole, ...]:
             if isinstance(part, Said):
                 texts[part.sample].append(part.text)
                 one.logprobs += part.logprobs
+            elif isinstance(part, Scored):
+                for each in found:  # they share it
+                    each.prompt += part.logprobs
             elif isinstance(part, Thinking):
                 one.thought += part.text
             elif isinstance(part, Ended):

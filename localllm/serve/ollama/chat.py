@@ -17,6 +17,7 @@ from localllm.serve.answering.ask import Ask
 from localllm.serve.ollama import words
 from localllm.serve.ollama.schemas import Asked, OllamaChatBody
 from localllm.serve.openai.chunks import chat_logprobs
+from localllm.serve.openai.words import tools_of
 from localllm.serve.service import Begun, Service
 from localllm.serve.web.problems import Failure
 from localllm.serve.web.streams import NDJSON, LineStream, line
@@ -49,7 +50,7 @@ class OllamaChat:
             messages=words.messages_of(body.messages or (), self._service.limits),
             sampling=words.sampling_of(body),
             schema=words.schema_of(body),
-            tools=words.tools_of(body.tools),
+            tools=tools_of(body.tools),
             variables=words.variables_of(body),
             logprobs=body.n_logprobs,
             deadline_s=self._service.limits.answer_s,

@@ -16,11 +16,10 @@ from localllm.engine.vision_chunks import MARKER
 from localllm.generation import Accounting, Message
 from localllm.grammars import json_schema_grammar
 from localllm.serve.answering.whole import totals
-from localllm.serve.ollama.schemas import Asked, KeepAlive, OllamaMessage, OllamaTool, Options
+from localllm.serve.ollama.schemas import Asked, KeepAlive, OllamaMessage, Options
 from localllm.serve.openai.words import check_images
 from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import RequestProblem
-from localllm.toolcalls import Tool
 
 _SEEDS = 0xFFFFFFFF
 _FOREVER_S = 10 * 365 * 86400.0  # longer is as good as for ever, and clocks can count it
@@ -84,17 +83,6 @@ def variables_of(body: Asked) -> dict[str, Any]:
     if isinstance(body.think, str):
         return {"enable_thinking": True, "reasoning_effort": body.think}
     return {"enable_thinking": body.think}
-
-
-def tools_of(given: list[OllamaTool] | None) -> tuple[Tool, ...]:
-    found: dict[str, Tool] = {}
-    for one in given or ():
-        function = one.function
-        if function.name in found:
-            raise RequestProblem(f"two tools are called {function.name!r}", "tools")
-        parameters = function.parameters or {"type": "object", "properties": {}}
-        found[function.name] = Tool(function.name, function.description or "", parameters)
-    return tuple(found.values())
 
 
 def messages_of(given: Sequence[OllamaMessage], limits: Limits) -> tuple[Message, ...]:

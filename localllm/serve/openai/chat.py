@@ -180,6 +180,7 @@ class _Writer:
         if isinstance(part, Called):
             delta = _call_delta(part)
             return self._chunk(part.sample, delta) if delta else b""
+        assert isinstance(part, Ended)  # only completions ask for what a prompt scores
         self.ended.append(part.accounting)
         self._thought.append(part.thought_tokens)
         return self._end(part)

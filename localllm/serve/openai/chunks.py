@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import secrets
 import time
@@ -98,27 +99,61 @@ def finite(logprob: float) -> float:
 
 
 class TextLogprobs:
-    """`logprobs` of a completion, whose offsets count on through a stream."""
+    """`logprobs` of a completion, whose offsets count on through a stream. A token's offset is the
+    number of characters that are complete before it."""
 
-    def __init__(self, tokenizer: Tokenizer, offset: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._offset = offset
+        self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def of(self, given: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []
-        }  # fmt: skip
+    def of(self, given: Sequence[TokenLogprobs], *, with_end: bool = False) -> dict[str, Any]:
+        """Of tokens that follow. The one that ended the answer is no part of its text, and left
+        out unless `with_end`."""
+        found = _empty()
         for one in given:
-            if one.chosen.token in self._tokenizer.eog_tokens:
-                continue
-            text = self._text(one.chosen)
-            found["tokens"].append(text)
-            found["token_logprobs"].append(finite(one.chosen.logprob))
-            top = {self._text(t): finite(t.logprob) for t in reversed(one.top)}
-            found["top_logprobs"].append(dict(reversed(top.items())))
-            found["text_offset"].append(self._offset)
-            self._offset += len(text)
+            if with_end or one.chosen.token not in self._tokenizer.eog_tokens:
+                self._add(found, one.chosen.token, one)
         return found
 
-    def _text(self, one: Logprob) -> str:
-        return self._tokenizer.decode([one.token]) or self._tokenizer.text(one.token)
+    def echo(
+        self, prompt: Sequence[int], given: Sequence[TokenLogprobs], *, hidden: int
+    ) -> dict[str, Any]:
+        """Of a whole prompt, without its first `hidden` tokens, which its client did not write.
+        Nothing stands before the first, so that null is its value."""
+        shown = prompt[hidden:]
+        piece = self._tokenizer.piece
+        # SentencePiece puts a space in front of a text, which is no part of it.
+        added = sum(map(len, map(piece, shown))) - len(self._tokenizer.decode_bytes(shown))
+        found = _empty()
+        for i, token in enumerate(shown):
+            known = given[hidden + i - 1] if i else None
+            self._add(found, token, known, piece(token)[added:] if not i else None)
+        return found
+
+    def _add(
+        self, found: dict[str, Any], token: int, one: TokenLogprobs | None, raw: bytes | None = None
+    ) -> None:
+        found["tokens"].append(self._text(token))
+        found["token_logprobs"].append(None if one is None else finite(one.chosen.logprob))
+        top = None
+        if one is not None:
+            likeliest = {self._text(t.token): finite(t.logprob) for t in reversed(one.top)}
+            top = dict(reversed(likeliest.items()))
+        found["top_logprobs"].append(top)
+        found["text_offset"].append(self._offset)
+        added = self._tokenizer.piece(token) if raw is None else raw
+        self._offset += len(self._decoder.decode(added))
+
+    def _text(self, token: int) -> str:
+        raw = self._tokenizer.piece(token)
+        return raw.decode("utf-8", "replace") if raw else self._tokenizer.text(token)
+
+
+def _empty() -> dict[str, Any]:
+    return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+
+
+def chained(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Of a prompt and its answer, as one."""
+    return {name: [*first[name], *second[name]] for name in first}

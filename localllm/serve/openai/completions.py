@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from localllm.engine.infill import CannotInfill
+from localllm.engine.scheduler import TokenLogprobs
 from localllm.errors import LocalLLMError
 from localllm.generation import Accounting
-from localllm.serve.answering.answer import Ended, Part, Said
+from localllm.serve.answering.answer import Answering, Ended, Part, Said, Scored
 from localllm.serve.answering.ask import Ask
 from localllm.serve.answering.whole import Whole, together
 from localllm.serve.openai import chunks
@@ -98,6 +99,7 @@ class Completions:
             cache_prompt=body.cache_prompt is not False,
             deadline_s=self._service.limits.answer_s,
             suffix=body.suffix or None,
+            score_prompt=_scores(body),
         )
 
 
@@ -125,12 +127,15 @@ def _refuse(body: CompletionBody, prompts: Sequence[Any]) -> None:
         raise RequestProblem(f"best_of is {body.best_of}, fewer than n", "best_of")
     if body.stream and _chooses(body):
         raise RequestProblem("the best of several is not known while they stream", "best_of")
-    if body.echo and body.logprobs is not None:
-        raise RequestProblem(
-            "echo with logprobs is not supported here: a prompt's own are not computed", "echo"
-        )
+    if _scores(body) and body.suffix:
+        raise RequestProblem("a gap that is filled has no echo with logprobs", "echo")
     if len(prompts) > _MOST_PROMPTS:
         raise RequestProblem(f"{len(prompts)} prompts; at most {_MOST_PROMPTS}", "prompt")
+
+
+def _scores(body: CompletionBody) -> bool:
+    """Whether the prompt's own tokens are to have their logprobs."""
+    return bool(body.echo) and body.logprobs is not None
 
 
 def _chooses(body: CompletionBody) -> bool:
@@ -155,6 +160,24 @@ def _echo(begun: Begun, prompt: str | list[int], body: CompletionBody) -> str:
     return prompt if isinstance(prompt, str) else begun.tokenizer.decode(prompt)
 
 
+def _echoed(
+    counted: chunks.TextLogprobs,
+    begun: Begun,
+    prompt: str | list[int],
+    given: Sequence[TokenLogprobs],
+) -> dict[str, Any]:
+    """The prompt's own logprobs. A BOS that the vocabulary put in front of a text is not shown,
+    since it is no part of what was sent."""
+    tokens = _tokens(begun)
+    hidden = isinstance(prompt, str) and list(tokens[:1]) == [begun.tokenizer.bos]
+    return counted.echo(tokens, given, hidden=int(hidden))
+
+
+def _tokens(begun: Begun) -> Sequence[int]:
+    assert isinstance(begun.answering, Answering)  # who is elsewhere gives no logprobs
+    return begun.answering.prepared.request.prompt
+
+
 def _choices(
     begun: Begun, found: Sequence[Whole], prompt: str | list[int], body: CompletionBody, first: int
 ) -> list[dict[str, Any]]:
@@ -163,7 +186,12 @@ def _choices(
     for i, one in enumerate(found):
         logprobs = None
         if body.logprobs is not None:
-            logprobs = chunks.TextLogprobs(begun.tokenizer).of(one.logprobs)
+            counted = chunks.TextLogprobs(begun.tokenizer)
+            if body.echo:
+                told = _echoed(counted, begun, prompt, found[0].prompt)
+                logprobs = chunks.chained(told, counted.of(one.logprobs, with_end=True))
+            else:
+                logprobs = counted.of(one.logprobs)
         made.append(
             {
                 "index": first + i,
@@ -192,7 +220,9 @@ def _note_sum(begun: Begun, ended: Sequence[dict[str, Any]]) -> None:
 class _Writer:
     """Chunks of one stream; sample `i` of prompt `p` is choice p * n + i."""
 
-    def __init__(self, begun: Sequence[Begun], body: CompletionBody) -> None:
+    def __init__(
+        self, begun: Sequence[Begun], body: CompletionBody, prompts: Sequence[str | list[int]]
+    ) -> None:
         self._n = body.n or 1
         self._usage = chunks.wants_usage(body)
         self.head = {
@@ -206,14 +236,30 @@ class _Writer:
             chunks.TextLogprobs(one.tokenizer) for one in begun for _ in range(self._n)
         ]
         self.ended: list[list[Accounting]] = [[] for _ in begun]
+        self._begun, self._prompts, self._body = begun, prompts, body
+        self._scored: list[list[TokenLogprobs]] = [[] for _ in begun]
 
-    def echo(self, at: int, text: str) -> bytes:
-        return b"".join(self._chunk(at * self._n + i, text, None) for i in range(self._n))
+    def echo(self, at: int) -> bytes:
+        """The prompt; nothing where its logprobs are still to come."""
+        one, prompt = self._begun[at], self._prompts[at]
+        scores, known = _scores(self._body), self._scored[at]
+        if scores and len(known) < len(_tokens(one)) - 1:
+            return b""
+        found = []
+        for choice in range(at * self._n, (at + 1) * self._n):
+            of = _echoed(self._logprobs[choice], one, prompt, known) if scores else None
+            found.append(self._chunk(choice, _echo(one, prompt, self._body), None, of))
+        return b"".join(found)
 
     def part(self, at: int, part: Part) -> bytes:
         choice = at * self._n + part.sample
+        if isinstance(part, Scored):
+            self._scored[at] += part.logprobs
+            return self.echo(at)
         if isinstance(part, Said):
-            of = self._logprobs[choice].of(part.logprobs) if part.logprobs else None
+            of = None
+            if part.logprobs:
+                of = self._logprobs[choice].of(part.logprobs, with_end=_scores(self._body))
             return self._chunk(choice, part.text, None, of)
         assert isinstance(part, Ended)  # without a template there is nothing else
         self.ended[at].append(part.accounting)
@@ -237,10 +283,9 @@ class _Writer:
 async def _stream(
     begun: Sequence[Begun], body: CompletionBody, prompts: Sequence[str | list[int]]
 ) -> AsyncGenerator[bytes, None]:
-    writer = _Writer(begun, body)
+    writer = _Writer(begun, body, prompts)
     if body.echo:
-        for i, (one, prompt) in enumerate(zip(begun, prompts, strict=True)):
-            yield writer.echo(i, _echo(one, prompt, body))
+        yield b"".join(writer.echo(i) for i in range(len(begun)))
     try:
         async with aclosing(together([one.answering for one in begun])) as steps:
             async for i, parts in steps:

@@ -81,6 +81,7 @@ class Output:
             if self.open is not None and part.accounting.finish_reason != "stop":
                 return self._close("incomplete")
             return self._close()
+        assert isinstance(part, Called)  # only completions ask for what a prompt scores
         return self._call(part)
 
     def _call(self, part: Called) -> list[Event]:

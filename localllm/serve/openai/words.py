@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from localllm.generation import Message
-from localllm.grammars import check_ways, json_schema_grammar
+from localllm.grammars import json_schema_grammar
+from localllm.serve.ollama.schemas import OllamaTool
 from localllm.serve.openai.schemas import (
     ChatBody,
     ChatMessage,
@@ -39,8 +40,6 @@ def sampling_of(body: Sampled, max_tokens: int | None, grammar: str | None) -> d
     given = {name: getattr(body, name) for name in names}
     given["max_tokens"] = max_tokens
     given["seed"] = None if body.seed is None else body.seed % _SEEDS
-    if body.grammar:
-        check_ways(body.grammar)
     given["grammar"] = grammar or body.grammar
     found = {name: value for name, value in given.items() if value is not None}
     if body.stop:
@@ -77,7 +76,8 @@ def format_schema(wanted: ResponseFormat | None) -> dict[str, Any] | bool | None
     return wanted.json_schema.json_schema
 
 
-def tools_of(given: list[FunctionTool] | None) -> tuple[Tool, ...]:
+def tools_of(given: Sequence[FunctionTool | OllamaTool] | None) -> tuple[Tool, ...]:
+    """The tools of a request, to either API. Raises RequestProblem for two of one name."""
     found: dict[str, Tool] = {}
     for one in given or ():
         function = one.function
