@@ -25,7 +25,7 @@ from localllm.finetune.training.objectives import (
     OddsRatio,
     sums,
 )
-from localllm.finetune.training.precision import PrecisionTrial, try_precisions
+from localllm.finetune.training.precision import DTYPES, PrecisionTrial, try_precisions
 from localllm.finetune.training.task import Learned, Scores, Task
 
 if TYPE_CHECKING:
@@ -61,17 +61,20 @@ def build(
     subject: Subject, learning: Learning, recipe: Recipe, layout: Layout,
     adapter: Path | None, group: Group = ALONE, begun_in: str | None = None,
 ) -> Built:  # fmt: skip
-    """Load the base on the CPU and put on it what learns. `adapter` is one to go on from;
-    `begun_in` is the precision of a run that is gone on with.
+    """Load the base where it is to compute and put on it what learns. `adapter` is one to go on
+    from; `begun_in` is the precision of a run that is gone on with.
 
     Raises what loading raises, and UsageProblem for an adapter that does not fit.
     """
-    precision, trial = _precision(recipe, subject, group, begun_in)
+    precision, trial = precision_of(recipe, subject, group, begun_in, layout.device)
+    dtype = DTYPES[precision]
     loaded = load_causal(
         subject.model.path,
         frozen=layout.frozen,
         trainable="none" if recipe.is_adapter else "all",
         empty=group.shards,
+        device=layout.device,
+        matrices=held_in(recipe, precision, layout.device),
     )
     module: Any = loaded.module
     adapters = None
@@ -85,8 +88,10 @@ def build(
             module.activation_checkpointing_enable(kept)
         else:
             module.gradient_checkpointing_enable(kept)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    scores = _sharded(loaded, group, dtype) if group.shards else scorer(module, dtype)
+    if group.shards:
+        scores = _sharded(loaded, group, dtype, torch.device(layout.device))
+    else:
+        scores = scorer(module, dtype)
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     task = Task(
         module=module,
@@ -102,25 +107,41 @@ def build(
     return Built(task, loaded, adapters, precision, trial)
 
 
-def _sharded(loaded: LoadedModel, group: Group, dtype: torch.dtype) -> Scores:
+def _sharded(loaded: LoadedModel, group: Group, dtype: torch.dtype, device: torch.device) -> Scores:
     from localllm.finetune.training.sharding import shard  # torch's parts of it take seconds
 
-    return shard(loaded, group, dtype)
+    return shard(loaded, group, dtype, device)
 
 
-def _precision(
-    recipe: Recipe, subject: Subject, group: Group, begun_in: str | None
+def precision_of(
+    recipe: Recipe, subject: Subject, group: Group, begun_in: str | None = None,
+    device: str = "cpu",
 ) -> tuple[str, PrecisionTrial | None]:  # fmt: skip
-    """What is computed in. `auto` is what the run was begun in; a new one tries both on a layer
-    of this model's size, and takes bf16 only where every process finds it worth it."""
+    """What is computed in. `auto` is what the run was begun in; a new one tries all on a layer
+    of this model's size, and takes less than f32 only where every process finds it worth it.
+    Raises UsageProblem for f16 on the CPU, which has no products in it."""
+    is_cpu = device == "cpu"
+    if recipe.precision == "f16" and is_cpu:
+        raise UsageProblem("--precision f16 is for GPUs", "--precision bf16, or f32")
     if recipe.precision != "auto":
         return recipe.precision, None
-    if begun_in is not None:
+    if begun_in is not None and not (begun_in == "f16" and is_cpu):
         return begun_in, None
     sizes = subject.base.sizes
-    trial = try_precisions(sizes.n_embd, sizes.n_ff)
-    all_chose_it = group.sum_number(trial.best == "bf16") == group.size
-    return ("bf16" if all_chose_it else "f32"), trial
+    trial = try_precisions(sizes.n_embd, sizes.n_ff, device)
+    all_chose_it = group.sum_number(trial.best != "f32") == group.size
+    if not all_chose_it:
+        return "f32", trial
+    # of GPUs of different kinds the first process's choice
+    return ("bf16" if is_cpu else group.told(trial.best)), trial
+
+
+def held_in(recipe: Recipe, precision: str, device: str) -> str | None:
+    """On a GPU the frozen matrices are held in what they are multiplied in, half the size and to
+    the same result. Not DoRA's, which are written again; on the CPU they are the mapped file."""
+    if device == "cpu" or precision == "f32" or recipe.method not in ("lora", "rslora"):
+        return None
+    return str(DTYPES[precision]).removeprefix("torch.")
 
 
 def _objective(recipe: Recipe) -> Objective:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 METHODS = ("lora", "rslora", "dora", "full")
 OBJECTIVES = ("auto", "sft", "dpo", "orpo")
-WEIGHTS = ("auto", "quantized", "dense")
+WEIGHTS = ("auto", "quantized", "dense", "nf4")
 PRECISIONS = ("auto", "f32", "bf16")
 SWITCH = ("auto", "on", "off")
 KEEP = ("best", "last")
@@ -40,13 +41,15 @@ def check_choices(recipe: Recipe) -> None:
     """Raise UsageProblem for words that an option does not know."""
     for key, allowed in (
         ("method", METHODS), ("objective", OBJECTIVES), ("base_weights", WEIGHTS),
-        ("schedule", SHAPES), ("precision", PRECISIONS), ("checkpointing", SWITCH),
+        ("schedule", SHAPES), ("precision", (*PRECISIONS, "f16")), ("checkpointing", SWITCH),
         ("keep", KEEP), ("shard", SWITCH),
     ):  # fmt: skip
         value = getattr(recipe, key)
         if value not in allowed:
             option = key.replace("_", "-")
             raise UsageProblem(f"--{option} {value!r} is none of {', '.join(allowed)}")
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?|mps", recipe.device) is None:
+        raise UsageProblem(f"--device {recipe.device!r} is none of auto, cpu, cuda, cuda:N, mps")
 
 
 def check_ranges(recipe: Recipe) -> None:
@@ -80,9 +83,9 @@ def check_together(recipe: Recipe) -> None:
         for key in ("dropout", "rank", "alpha", "targets"):
             if getattr(recipe, key) != getattr(type(recipe), key):
                 raise UsageProblem(f"--{key} is of adapters; --method full has none")
-        if recipe.base_weights == "quantized":
+        if recipe.base_weights in ("quantized", "nf4"):
             raise UsageProblem(
-                "--base-weights quantized is of a base that stays as it is; "
+                f"--base-weights {recipe.base_weights} is of a base that stays as it is; "
                 "--method full changes it",
                 "--method lora",
             )
@@ -90,6 +93,13 @@ def check_together(recipe: Recipe) -> None:
         raise UsageProblem(
             "--method dora needs each layer's weights whole: it cannot be sharded", "--method lora"
         )
+    if recipe.base_weights == "nf4" and recipe.shard == "on":
+        raise UsageProblem(
+            "--base-weights nf4 packs whole matrices: it cannot be sharded",
+            "--base-weights quantized",
+        )
+    if recipe.precision == "f16" and recipe.device == "cpu":
+        raise UsageProblem("--precision f16 is for GPUs", "--precision bf16, or f32")
     if recipe.adapter is not None and not makes_adapter:
         raise UsageProblem(
             f"--method {recipe.method} cannot go on from an adapter",

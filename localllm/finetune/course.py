@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Course:
-    """Losses are in nats, by torch; `peak_bytes` of resident memory."""
+    """Losses are in nats, by torch; `peak_bytes` of the memory of what computed: resident, or the
+    GPU's."""
 
     steps: int
     planned_steps: int

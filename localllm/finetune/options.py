@@ -149,10 +149,14 @@ Adapter = Annotated[
     str | None,
     option(_METHOD, "--adapter", "Go on from this adapter, made by finetune.", "NAME|FILE"),
 ]
+AnyBase = Annotated[
+    bool | None,
+    option(_METHOD, "--any-base", "Although that adapter was trained on another model."),
+]
 BaseWeights = Annotated[
     str | None,
-    option(_METHOD, "--base-weights", "The frozen base in its file's bytes (QLoRA), or as "
-            "numbers.", "auto|quantized|dense"),
+    option(_METHOD, "--base-weights", "The frozen base in its file's bytes (QLoRA), as "
+            "numbers, or in bitsandbytes' NF4.", "auto|quantized|dense|nf4"),
 ]  # fmt: skip
 Beta = Annotated[float | None, option(_METHOD, "--beta", "DPO's strength.", "X")]
 OrpoWeight = Annotated[
@@ -176,6 +180,11 @@ MaxGradNorm = Annotated[
 ]
 Seed = Annotated[int | None, option(_TRAIN, "--seed", "The same seed, the same result.", "N")]
 
+Device = Annotated[
+    str | None,
+    option(_MACHINE, "--device", "Where to compute; auto: a GPU that torch can use, else the CPU.",
+            "auto|cpu|cuda[:N]|mps"),
+]  # fmt: skip
 PackTokens = Annotated[
     int | None, option(_MACHINE, "--pack-tokens", "Tokens computed at once.", "N")
 ]
@@ -185,7 +194,7 @@ Checkpointing = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    option(_MACHINE, "--precision", "auto tries which is faster here.", "auto|f32|bf16"),
+    option(_MACHINE, "--precision", "auto tries which is faster here.", "auto|f32|bf16|f16"),
 ]
 Threads = Annotated[int | None, option(_MACHINE, "--threads", "Default: the cores.", "N")]
 Shard = Annotated[

@@ -20,6 +20,7 @@ import torch
 from localllm.finetune.outcome.judge import Engine
 from localllm.finetune.sampling import sample_prompts
 from localllm.finetune.training.batches import Batches, Pack, pack
+from localllm.finetune.training.device import of_module, synchronize
 from localllm.finetune.training.group import ALONE, Group
 from localllm.finetune.training.task import optimizer_of
 
@@ -71,31 +72,32 @@ def measure_pace(built: Built, ready: Ready, progress: Progress, group: Group = 
     largest = pack(task.train, batches.largest_pack)
     _train(built, largest)  # also what prepares kernels
     _step(built, optimizer)
-    largest_s = max(group.all_of(_timed(lambda: _train(built, largest))))
-    optimizer_s = _timed(lambda: _step(built, optimizer, group))
+    device = of_module(task.module)
+    largest_s = max(group.all_of(_timed(lambda: _train(built, largest), device)))
+    optimizer_s = _timed(lambda: _step(built, optimizer, group), device)
     with progress.steps("trial", None) as advance:
         if largest_s > _TRIAL_S:  # each computed it: a slow machine or a large model
             train_tps = group.size * largest.n_tokens / largest_s
         else:
-            train_tps = _speed(partial(_train, built), batches, group, _TRIAL_S, advance)
+            train_tps = _speed(partial(_train, built), batches, group, device, _TRIAL_S, advance)
     for parameter in task.learned.named.values():
         parameter.grad = None
     task.module.eval()
     with torch.no_grad():
-        forward_tps = _speed(partial(_losses, built), batches, group, _FORWARD_S)
+        forward_tps = _speed(partial(_losses, built), batches, group, device, _FORWARD_S)
     task.scorer.rest()
     return Pace(train_tps, forward_tps, optimizer_s)
 
 
 def _speed(
-    compute: Callable[[Pack | None], object], batches: Batches, group: Group, most_s: float,
-    advance: Callable[[int], object] = lambda n: None,
+    compute: Callable[[Pack | None], object], batches: Batches, group: Group,
+    device: torch.device, most_s: float, advance: Callable[[int], object] = lambda n: None,
 ) -> float:  # fmt: skip
     """Tokens a second of all processes, over the packs of the first steps."""
     seconds, tokens, n = 0.0, 0, 0
     for step in range(min(batches.steps_per_epoch, _MOST_STEPS)):
         for one in group.rounds(batches.step(step)):
-            seconds += max(group.all_of(_timed(partial(compute, one))))
+            seconds += max(group.all_of(_timed(partial(compute, one), device)))
             tokens += 0 if one is None else one.n_tokens
             n += 1
             advance(1)
@@ -167,7 +169,10 @@ def _step(built: Built, optimizer: torch.optim.Optimizer, group: Group = ALONE) 
     learned.changed()
 
 
-def _timed(call: Callable[[], object]) -> float:
+def _timed(call: Callable[[], object], device: torch.device | None = None) -> float:
+    """Seconds until `call` is done, on `device` too."""
     began = time.perf_counter()
     call()
+    if device is not None:
+        synchronize(device)
     return time.perf_counter() - began

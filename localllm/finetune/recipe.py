@@ -62,6 +62,7 @@ class Recipe:
     targets: tuple[str, ...] = ("all",)
     dropout: float = 0.0
     adapter: str | None = None
+    any_base: bool = False
     base_weights: str = "auto"
     beta: float = 0.1
     orpo_weight: float = 0.1
@@ -77,6 +78,7 @@ class Recipe:
     max_grad_norm: float = 1.0
     seed: int = 0
     # the machine
+    device: str = "auto"
     pack_tokens: int | None = None
     checkpointing: str = "auto"
     precision: str = "auto"
@@ -120,10 +122,28 @@ class Recipe:
     def lineage(self) -> dict[str, Any]:
         """What decides the result: not what it is called, and not how it was watched."""
         beside = (
-            "name", "threads", "shard", "samples", "sample_every", "sample_tokens",
-            "sample_prompt", "merge", "tensorboard", "wandb",
+            "name", "any_base", "device", "threads", "shard", "samples", "sample_every",
+            "sample_tokens", "sample_prompt", "merge", "tensorboard", "wandb",
         )  # fmt: skip
         return {k: v for k, v in self.as_dict().items() if k not in beside and v is not None}
+
+
+def words_of(recipe: Recipe) -> list[str]:
+    """The command that has `recipe`, as words: what differs from the defaults, the base first.
+
+    What was decided by data or machine is in it, so that it means the same elsewhere.
+    """
+    words = ["localllm", "finetune", *([] if recipe.base is None else [recipe.base])]
+    for field in fields(Recipe):
+        value = getattr(recipe, field.name)
+        if field.name == "base" or value == field.default:
+            continue
+        option = f"--{field.name.replace('_', '-')}"
+        if isinstance(value, tuple):
+            words += [word for one in value for word in (option, one)]
+        else:
+            words += [option] if value is True else [option, str(value)]
+    return words
 
 
 # What a resumed run may not change: the weights learned so far would mean something else.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from localllm import config
 from localllm.errors import UsageProblem
 from localllm.finetune.plan import Base, base_of
 from localllm.finetune.recipe import Recipe, held_out, with_objective
@@ -78,6 +78,23 @@ def _converted(model: Model, registry: Registry, progress: Progress) -> Model:
     return made
 
 
+def find_beginning(recipe: Recipe, subject: Subject, registry: Registry) -> Path:
+    """The adapter that `--adapter` goes on from. Raises ModelNotFound, DamagedFile, and
+    UsageProblem for one that was trained on another model."""
+    from localllm.library.describe import loose_model
+    from localllm.library.find import find_adapter
+    from localllm.library.merging.kin import check_kin
+
+    assert recipe.adapter is not None
+    path, _ = find_adapter(recipe.adapter, registry)
+    if not recipe.any_base:
+        try:  # what it says of its base is in the file, of the registry's models too
+            check_kin(replace(loose_model(path), name=recipe.adapter), subject.model, registry)
+        except UsageProblem as problem:
+            raise UsageProblem(problem.message, "name its base, or say --any-base") from None
+    return path
+
+
 @dataclass(frozen=True)
 class Learning:
     """The data as it is learned from. `items` are one sequence each, two for preferences."""
@@ -125,7 +142,9 @@ def read_data(
         parse_columns,
         prepare,
         split,
+        unpruned,
     )
+    from localllm.finetune.training.prepare import launched
 
     chosen = parse_chat_filter(recipe.chats)
     spec = DataSpec(
@@ -144,14 +163,17 @@ def read_data(
         loss=recipe.learn,  # type: ignore[arg-type]
         system=recipe.system,
     )
-    with _unpruned(recipe, subject, registry):
+    whose = f"{subject.model.name} {recipe.name} {launched()[0]}"
+    with unpruned(recipe.data, whose, registry):  # afterwards all of it is tokens
         dataset = open_data(spec, registry=registry, progress=progress)
         with Dialect.of(
             subject.model,
             template=recipe.chat_template,
             thinking=recipe.thinking,
         ) as dialect:
-            prepared = prepare(dataset, dialect, encode, progress=progress)
+            prepared = prepare(
+                dataset, dialect, encode, progress=progress, n_threads=threads_for(recipe)
+            )
     share, count = held_out(recipe.held_out)
     parts = split(prepared, fraction=share, count=count, seed=recipe.seed)
     if parts.why:
@@ -159,16 +181,12 @@ def read_data(
     return Learning(prepared, parts, with_objective(recipe, prepared.is_pairs))
 
 
-def _unpruned(recipe: Recipe, subject: Subject, registry: Registry) -> AbstractContextManager[None]:
-    """While the block runs `prune` leaves the Hub's data sets alone: no model names yet what is
-    being read. Afterwards all of it is tokens, and the files may go."""
-    from localllm.finetune.data.opening import is_dataset
-    from localllm.finetune.training.prepare import launched
+def threads_for(recipe: Recipe) -> int:
+    """What was asked for, else this process's share of the cores."""
+    from localllm.engine.threads import default_threads
+    from localllm.finetune.training.prepare import beside
 
-    if not any(is_dataset(text) for text in recipe.data):
-        return nullcontext()
-    key = f"data of {subject.model.name} {recipe.name} {recipe.data} {launched()[0]}"
-    return registry.lock(key)
+    return recipe.threads or config.load().threads or max(1, default_threads() // beside())
 
 
 def result_name(recipe: Recipe, subject: Subject) -> str:

@@ -11,21 +11,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm import __version__, config
+from localllm import __version__
 from localllm.errors import GateFailed, Interrupted, UsageProblem
-from localllm.finetune.plan import Layout, MemoryNeed, lay_out, require_fit
-from localllm.finetune.recipe import Recipe, to_toml
+from localllm.finetune.plan import Layout, MemoryNeed
+from localllm.finetune.recipe import Recipe, to_toml, words_of
 from localllm.finetune.request import (
     Asked,
     Learning,
     Subject,
+    find_beginning,
     find_subject,
     read_data,
     result_name,
     settled,
+    threads_for,
 )
+from localllm.finetune.where import check_device, laid_out
 from localllm.library.derive import digest_of, existing, parent_of
-from localllm.library.find import find_adapter
 from localllm.registry import Lineage, Registry
 from localllm.ui import Sink
 from localllm.ui.outfile import check_place, replace_file
@@ -112,20 +114,20 @@ def finetune(asked: Asked, registry: Registry, sink: Sink) -> None:
 
 def make_ready(asked: Asked, registry: Registry, sink: Sink) -> Ready:
     """Find the base, read the data, lay the run out. Raises DoesNotFit where it cannot run."""
-    from localllm.engine.threads import default_threads
-    from localllm.finetune.training.prepare import beside, prepare_torch, require_torch
+    from localllm.finetune.training.prepare import prepare_torch, require_torch
 
     began = time.perf_counter()
     subject = find_subject(asked.recipe.base, registry, sink.progress)
     require_torch()
+    check_device(asked.recipe, threads_for(asked.recipe))
     adapter = None
     if asked.recipe.adapter is not None:
-        adapter, _ = find_adapter(asked.recipe.adapter, registry)
+        adapter = find_beginning(asked.recipe, subject, registry)
     learning = read_data(asked.recipe, subject, registry, sink.progress, sink.note)
     recipe = settled(asked, learning, subject)
-    threads = recipe.threads or config.load().threads or max(1, default_threads() // beside())
+    threads = threads_for(recipe)
     prepare_torch(threads)
-    layout, need = _laid_out(subject, recipe, learning)
+    layout, need = laid_out(subject, recipe, learning, sink.note)
     name = result_name(recipe, subject)
     return Ready(
         asked=asked,
@@ -142,23 +144,6 @@ def make_ready(asked: Asked, registry: Registry, sink: Sink) -> Ready:
     )
 
 
-def _laid_out(subject: Subject, recipe: Recipe, learning: Learning) -> tuple[Layout, MemoryNeed]:
-    """How this machine computes it; of several processes all alike, as it fits the least of
-    them. Raises DoesNotFit."""
-    from localllm.finetune.training.batches import needed
-    from localllm.finetune.training.group import join
-    from localllm.finetune.training.prepare import asked_to_shard, beside
-    from localllm.placement import this_machine
-
-    items, group = learning.train, join()
-    longest = max(sum(needed(one) for one in items[i]) for i in range(len(items)))
-    available = min(group.all_of(this_machine().host_available_bytes // beside()))
-    if group.size > 1 and recipe.shard == "auto" and asked_to_shard():
-        recipe = replace(recipe, shard="on")
-    layout = lay_out(subject.base, recipe, longest, available, group.size)
-    return layout, require_fit(subject.model.name, subject.base, recipe, layout, available)
-
-
 def _lineage(
     recipe: Recipe, subject: Subject, learning: Learning, name: str, adapter: Path | None,
     sink: Sink,
@@ -169,14 +154,7 @@ def _lineage(
     inputs |= {f"data:{file.name}": file.sha256 for file in report.files[:50]}
     if adapter is not None:
         inputs["adapter"] = digest_of(adapter, lambda n: None)
-    words = ["localllm", "finetune", subject.model.name]
-    for one in recipe.data:
-        words += ["--data", one]
-    words += ["--from-chats"] * (recipe.from_chats or bool(recipe.chats))
-    for one in recipe.chats:
-        words += ["--chats", one]
-    words += ["--from-votes"] * recipe.from_votes
-    words += ["--name", name]
+    words = words_of(replace(recipe, name=name))
     versions = {"localllm": __version__}
     versions |= {one: version(one) for one in ("torch", "transformers", "llama-cpp-python")}
     parent = parent_of(subject.model, sink.progress)

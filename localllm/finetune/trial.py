@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from localllm.finetune.building import add_reference, build
 from localllm.finetune.data.report import DataReport
 from localllm.finetune.outcome.judge import MOST_JUDGED
@@ -70,7 +72,7 @@ def try_run(ready: Ready, progress: Progress, folder: Path) -> DryRun:
     """
     began = time.perf_counter()
     group = ready.group()
-    with PeakMemory() as memory:
+    with PeakMemory(torch.device(ready.layout.device)) as memory:
         built = build(
             ready.subject, ready.learning, ready.recipe, ready.layout, ready.adapter, group
         )

@@ -30,13 +30,13 @@ def dry_view(run: DryRun) -> View:
         ("examples", f"{Count(run.n_train)} to learn from, {Count(run.n_held_out)} held out"),
         ("numbers that learn", Count(run.n_params)),
         ("steps", f"{Count(run.n_steps)} of about {Count(round(run.tokens_per_step))} tokens"),
-        ("computed in", run.precision + _tried(run)),
+        ("computed in", f"{run.precision}, on {layout.device}{_tried(run)}"),
         ("base weights", layout.frozen + (", layers computed twice" * layout.checkpointing)
          + f", parted among {layout.shards} processes" * layout.is_sharded),
         ("speed, by a trial", Rate(run.tokens_per_s)),
         ("time", Seconds(run.total_s)),
         ("of it training", Seconds(run.training_s)),
-        ("memory", Bytes(run.peak_bytes)),
+        ("memory" if layout.is_cpu else "the GPU's memory", Bytes(run.peak_bytes)),
         ("reckoned before", Bytes(run.planned.total_bytes)),
     ]  # fmt: skip
     return [*report_view(run.data), Heading("The run"), Fields(rows)]
@@ -77,6 +77,7 @@ def _facts(done: Tuned) -> list[tuple[str, AnyCell]]:
         ("steps", f"{learned.steps} of {learned.planned_steps} ({why}{kept})"),
         ("took", Seconds(learned.seconds)),
         ("speed", Rate(learned.tokens_per_s)),
+        ("computed on", learned.device),
         ("memory", Bytes(learned.peak_bytes)),
         ("merged", _merged(done)),
         ("path", str(done.model.path)),

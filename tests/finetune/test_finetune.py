@@ -125,6 +125,22 @@ def test_an_adapter_is_gone_on_from(tune: Tune) -> None:
     assert "--rank" in other.json["error"]["hint"]
 
 
+def test_an_adapter_of_another_base_is_not_gone_on_from_unasked(
+    tune: Tune, tmp_path: Path, registry: Registry
+) -> None:
+    from tests.support.tiny_models import tiny_llama
+
+    assert tune("--steps", 1, "--name", "t:first").exit_code == 0
+    other = tiny_llama(tmp_path / "other.gguf", chat_template=None)  # of the same shapes
+    options = ("--steps", 1, "--name", "t:more", "--adapter", "t:first")
+    refused = tune(*options, base=other)
+    assert refused.exit_code == 2
+    assert "t:first was trained on" in refused.json["error"]["message"]
+    assert "--any-base" in refused.json["error"]["hint"]
+    assert [model.name for model in registry.models()] == ["t:first"]
+    assert tune(*options, "--any-base", base=other).exit_code == 0
+
+
 def test_a_recipe_file_and_flags_over_it(tune: Tune, tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from localllm.finetune.recipe import (
     read_recipe,
     to_toml,
     with_objective,
+    words_of,
 )
+from tests.conftest import Done
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("finetune_*.toml"))
 
@@ -142,3 +145,21 @@ def test_every_key_is_an_option_of_the_command() -> None:
 
     options = set(inspect.signature(finetune_command).parameters)
     assert {field.name for field in fields(Recipe)} <= options
+
+
+def test_the_command_that_is_kept_means_the_same_recipe(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from localllm.finetune import cli as command
+
+    recipe = Recipe(
+        base="tiny", data=("a b.jsonl", "c.csv"), name="t:x", column=("prompt=q", "answer=a"),
+        from_chats=True, from_votes=True, system="Be kind; 'now'.", targets=("attention", "mlp"),
+        adapter="t:old", any_base=True, lr=3e-5, epochs=0.5, steps=7, held_out="20", seed=3,
+        keep="last", sample_prompt=("one", "two"), merge="Q6_K", bad_rows="error", precision="f32",
+    )  # fmt: skip
+    asked = []
+    monkeypatch.setattr(command, "finetune", lambda given, *_: asked.append(given.recipe))
+    assert cli(*words_of(recipe)[1:]).exit_code == 0
+    assert asked == [recipe]
+    assert words_of(Recipe(base="b")) == ["localllm", "finetune", "b"]

@@ -175,7 +175,7 @@ def test_several_processes_compute_in_one_precision(
         building, "try_precisions", lambda *a: PrecisionTrial(1.0, 9.0 if votes else 1.0)
     )
     subject: Any = SimpleNamespace(base=SimpleNamespace(sizes=SimpleNamespace(n_embd=8, n_ff=8)))
-    found, _ = building._precision(Recipe(), subject, Two(0, 2), None)
+    found, _ = building.precision_of(Recipe(), subject, Two(0, 2), None)
     assert found == wanted
 
 
@@ -296,3 +296,24 @@ def test_a_file_that_refuses_bytes_is_a_full_disk_and_the_old_state_stays(
     assert found is not None
     assert found["step"] == 1
     assert torch.equal(found["tensor"], torch.arange(5000))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file system that fills up")
+def test_what_a_checkpoint_was_refused_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import io
+
+    class Limited(io.BytesIO):  # as `ulimit -f` does
+        def write(self, data: object) -> int:
+            raise OSError(errno.EFBIG, "File too large")
+
+    (tmp_path / "first.new").symlink_to("/dev/full")
+    with pytest.raises(DiskFull) as told:
+        checkpoint.write_whole(tmp_path / "first", {"step": 1})
+    assert "is kept" not in told.value.message  # there was none
+    monkeypatch.setattr(Path, "open", lambda self, mode="r": Limited())
+    with pytest.raises(OSError, match="File too large") as refused:
+        checkpoint.write_whole(tmp_path / "second", {"step": 1})
+    assert refused.value.filename == str(tmp_path / "second")

@@ -12,7 +12,7 @@ Neither torch nor transformers are needed for any of it.
 from localllm.finetune.data.dataset import DataFile, Dataset
 from localllm.finetune.data.dialect import Dialect
 from localllm.finetune.data.holdout import Split, split
-from localllm.finetune.data.opening import open_data
+from localllm.finetune.data.opening import open_data, unpruned
 from localllm.finetune.data.preparing import Prepared, prepare
 from localllm.finetune.data.report import DataReport
 from localllm.finetune.data.rows import RowAt
@@ -31,4 +31,5 @@ __all__ = [
     "TEMPLATES", "ChatFilter", "ChosenTemplate", "DataFile", "DataReport", "DataSpec", "Dataset",
     "Dialect", "EncodeOptions", "Example", "Examples", "PairExample", "Pairs", "Prepared", "RowAt",
     "Split", "open_data", "parse_chat_filter", "parse_columns", "prepare", "report_view", "split",
+    "unpruned",
 ]  # fmt: skip

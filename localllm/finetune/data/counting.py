@@ -11,11 +11,13 @@ from localllm.finetune.data.dataset import Dataset
 from localllm.finetune.data.dialect import Dialect
 from localllm.finetune.data.digests import Fingerprints, group_of
 from localllm.finetune.data.report import (
+    NAMED,
     DataReport,
     Problems,
     Rendered,
     SourceFile,
     lengths_of,
+    named,
 )
 from localllm.finetune.data.rows import RowAt
 from localllm.finetune.data.samples import rendered
@@ -31,6 +33,7 @@ class Counts:
 
     rows: int = 0
     empty: int = 0
+    empty_at: list[RowAt] = field(default_factory=list)  # of the first ones
     truncated: int = 0
     too_long: int = 0
     split: int = 0
@@ -39,6 +42,11 @@ class Counts:
     lost_targets: int = 0
     odd_marks: list[RowAt] = field(default_factory=list)
     with_tools: int = 0
+
+    def add_empty(self, at: RowAt) -> None:
+        self.empty += 1
+        if len(self.empty_at) < NAMED:
+            self.empty_at.append(at)
 
 
 def by_chunk(tokens: Tokens, n_documents: int) -> Tokens:
@@ -96,6 +104,7 @@ def report_of(
         lost_tokens=n.lost_tokens,
         lost_targets=n.lost_targets,
         n_empty=n.empty,
+        empty_rows=named(n.empty_at),
         duplicates_exact=prints.n_exact,
         duplicates_same=prints.n_same,
         duplicates_dropped=n.dropped,

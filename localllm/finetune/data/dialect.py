@@ -25,7 +25,7 @@ from localllm.engine.options import LoadOptions
 from localllm.engine.template import ChatTemplate, encode_prompt
 from localllm.errors import EngineError, UsageProblem
 from localllm.finetune.data.shapes.values import THINKING
-from localllm.finetune.data.templates import choose
+from localllm.finetune.data.templates import ChosenTemplate, choose
 from localllm.finetune.data.words import Asked, Words
 from localllm.generation import Message
 from localllm.library.presets import Preset
@@ -54,12 +54,24 @@ class Seen:
     thoughts: list[str]
 
 
+@dataclass(frozen=True)
+class Manner:
+    """What makes a dialect, so that another process can make the same one."""
+
+    path: Path
+    chosen: ChosenTemplate
+    preset: Preset | None
+    day: str
+    thinking: str
+
+
 class Dialect(Closing):
     """Not safe to share between threads while it is closed; reading is."""
 
     def __init__(
-        self, model: Model, *, preset: Preset | None = None, template: str | None = None,
-        day: str | None = None, thinking: str = "auto",
+        self, model: Model, *, preset: Preset | None = None,
+        template: str | ChosenTemplate | None = None, day: str | None = None,
+        thinking: str = "auto",
     ) -> None:  # fmt: skip
         """`model` stays its caller's to close. `template` is a name of `TEMPLATES`, a file of
         Jinja, or "none"; None takes that of the preset or the model, or suits one. `day` is the
@@ -73,11 +85,15 @@ class Dialect(Closing):
             raise UsageProblem(f"thinking is auto, off or on, not {thinking!r}")
         self.model, self.tokenizer = model, model.tokenizer
         self.words = Words(self.tokenizer)
-        own = ChatTemplate.of(model).source
-        self.chosen = choose(template, preset.template if preset else None, own, self.tokenizer)
+        if isinstance(template, ChosenTemplate):
+            self.chosen = template
+        else:
+            own = ChatTemplate.of(model).source
+            preset_own = preset.template if preset else None
+            self.chosen = choose(template, preset_own, own, self.tokenizer)
         self.day = _day(day)
         self.template = ChatTemplate.of(model, self.chosen.source, now=lambda: self.day)
-        self.preset = preset
+        self.preset, self._thinking = preset, thinking
         self.thinking = ThinkingFormat.of(self.chosen.source)
         switch = {"enable_thinking": thinking == "on", "thinking": thinking == "on"}
         self._variables: Mapping[str, Any] = {} if thinking == "auto" else switch
@@ -88,7 +104,8 @@ class Dialect(Closing):
     @classmethod
     def open(
         cls, path: Path, *, preset: Preset | Callable[[bool], Preset] | None = None,
-        template: str | None = None, day: str | None = None, thinking: str = "auto",
+        template: str | ChosenTemplate | None = None, day: str | None = None,
+        thinking: str = "auto",
     ) -> Dialect:  # fmt: skip
         """Of a GGUF, whose vocabulary alone is loaded; `close` frees it. `preset` may be asked for
         once it is known whether the file has a chat template. Raises as Model.load."""
@@ -114,11 +131,25 @@ class Dialect(Closing):
             day=day, thinking=thinking,
         )  # fmt: skip
 
+    @classmethod
+    def like(cls, manner: Manner) -> Dialect:
+        """The same again, in another process. Raises as Model.load."""
+        return cls.open(
+            manner.path, preset=manner.preset, template=manner.chosen, day=manner.day,
+            thinking=manner.thinking,
+        )  # fmt: skip
+
     def close(self) -> None:
         if self._owned:
             self.model.close()
 
     # --- facts ---------------------------------------------------------------------------
+
+    @property
+    def manner(self) -> Manner:
+        return Manner(
+            self.model.path, self.chosen, self.preset, self.day.isoformat(), self._thinking
+        )
 
     @cached_property
     def n_ctx_train(self) -> int:

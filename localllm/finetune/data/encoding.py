@@ -1,13 +1,10 @@
-"""One row as tokens. Nothing is kept between rows, so several threads may work at them."""
+"""One row as tokens. Nothing is kept between rows, so several threads and processes may
+work at them."""
 
 from __future__ import annotations
 
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from localllm.errors import EngineError, UsageProblem
 from localllm.finetune.data.dialect import Dialect
@@ -16,13 +13,6 @@ from localllm.finetune.data.rows import BadRow, Chat, Record, RowProblem, Text
 from localllm.finetune.data.spec import Overlong
 from localllm.finetune.data.turns import Encoded, Limits, chat_sequences, pair_sequences
 from localllm.generation import Message
-
-_BATCH = 16  # rows that a thread takes at a time
-_BATCH_CHARS = 1 << 16
-_AHEAD = 4  # batches a thread that are under way
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(slots=True)
@@ -66,45 +56,6 @@ def _messages(record: Record) -> tuple[Message, ...]:
     if isinstance(record, Chat):
         return record.messages
     return () if isinstance(record, Text) else (*record.prompt, *record.chosen, *record.rejected)
-
-
-def ordered(
-    function: Callable[[A], B], items: Iterable[A], size: Callable[[A], int], n_threads: int
-) -> Iterator[B]:
-    """`function` of each item, in their order, by several threads; `size` in characters bounds
-    what is under way. What reading `items` or `function` raises is raised here in its turn."""
-    if n_threads < 2:
-        yield from map(function, items)
-        return
-
-    def work(batch: list[A]) -> list[B]:
-        return [function(item) for item in batch]
-
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="tokenize") as pool:
-        pending: deque[Future[list[B]]] = deque()
-        try:
-            for batch in _batches(items, size):
-                pending.append(pool.submit(work, batch))
-                if len(pending) > _AHEAD * n_threads:
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _batches(items: Iterable[A], size: Callable[[A], int]) -> Iterator[list[A]]:
-    batch: list[A] = []
-    chars = 0
-    for item in items:
-        batch.append(item)
-        chars += size(item)
-        if len(batch) >= _BATCH or chars >= _BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
 
 
 def size_of(record: Record | BadRow) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -101,6 +102,18 @@ def is_dataset(text: str) -> bool:
     from localllm.sources.datasets import DatasetRef
 
     return DatasetRef.matches(text)
+
+
+def unpruned(
+    sources: Sequence[str], whose: str, registry: Registry,
+    on_wait: Callable[[], None] | None = None,
+) -> AbstractContextManager[None]:  # fmt: skip
+    """While the block runs `prune` leaves the Hub's data sets alone: no model names yet what is
+    being read. `whose` tells one run that reads `sources` from another; the same one waits for
+    the other, after a call of `on_wait`."""
+    if not any(map(is_dataset, sources)):
+        return nullcontext()
+    return registry.lock(f"data of {whose} {tuple(sources)}", on_wait)
 
 
 def _hashed(paths: Sequence[tuple[str, Path]], progress: Progress) -> tuple[DataFile, ...]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from localllm.errors import DamagedFile, LocalLLMError, UsageProblem
 from localllm.finetune.data.counting import Counts, by_chunk, report_of
+from localllm.finetune.data.crew import Crew
 from localllm.finetune.data.dataset import Dataset
 from localllm.finetune.data.dialect import Dialect
 from localllm.finetune.data.digests import Fingerprints
 from localllm.finetune.data.documents import Chunker
-from localllm.finetune.data.encoding import Made, make, ordered, size_of
+from localllm.finetune.data.encoding import Made, size_of
 from localllm.finetune.data.lengths import fit, length_for
 from localllm.finetune.data.report import DataReport, Problems
 from localllm.finetune.data.rows import BadRow, Record, Text
@@ -24,7 +25,6 @@ from localllm.finetune.data.templates import ChosenTemplate
 from localllm.finetune.data.turns import Limits
 from localllm.ui import Progress, Silent
 
-_THREADS = 4  # more tokenizing threads wait for one another
 _ROW_BYTES = 80  # names and marks around the texts of a row
 
 
@@ -70,26 +70,26 @@ def prepare(
 ) -> Prepared:
     """Read every row of `dataset` and turn it into tokens.
 
-    The result is the same whatever `n_threads`. Tokens lie in memory up to 256 MiB, beyond that
-    in a temporary file in `scratch` (None: the system's place for such). Raises UsageProblem
-    where nothing is left to learn from (every answer masked, every row too long), under
-    `bad_rows` "error" DamagedFile for a row that cannot be used, and what reading raises.
+    The result is the same whatever `n_threads` (None: the machine's cores; see `Crew`). Tokens
+    lie in memory up to 256 MiB, beyond that in a temporary file in `scratch` (None: the system's
+    place for such). Raises UsageProblem where nothing is left to learn from (every answer
+    masked, every row too long), under `bad_rows` "error" DamagedFile for a row that cannot be
+    used, and what reading raises.
     """
     options = options or EncodeOptions()
     limit = length_for(options, dialect)
     limits = Limits(options.loss, limit, options.system)
     work = _Work(dataset, dialect, options, limit, scratch)
     progress = progress or Silent()
-    threads = n_threads or min(_THREADS, os.cpu_count() or 1)
-
-    def one(record: Record | BadRow) -> Made:
-        return make(record, dialect, limits, options.overlong)
-
     total = dataset.size_bytes
-    with progress.bytes("prepare data", total or None) as advance:
+    rows = _limited(dataset.records(), dataset.spec.limit)
+    crew = Crew(dialect, limits, options.overlong, n_threads)
+    with (
+        progress.bytes("prepare data", total or None) as advance,
+        closing(crew.made(rows)) as found,
+    ):
         left = total
-        rows = _limited(dataset.records(), dataset.spec.limit)
-        for made in ordered(one, rows, size_of, threads):
+        for made in found:
             work.take(made)
             # what a row takes in its file is not known, but about
             step = min(left, size_of(made.record) + _ROW_BYTES)
@@ -148,7 +148,7 @@ class _Work:
 
     def _bad(self, bad: BadRow) -> None:
         if bad.kind == "empty":
-            self.n.empty += 1
+            self.n.add_empty(bad.at)
             return
         if self.dataset.spec.bad_rows == "error":
             raise DamagedFile(f"{bad.at}: {bad.reason}", "mend it, or --bad-rows skip")
@@ -185,7 +185,7 @@ class _Work:
             self.n.rows += 1
             self._begun = len(self.built)
             if piece.last and not piece.text.strip():
-                self.n.empty += 1
+                self.n.add_empty(piece.at)
                 return
         for chunk in self.chunker.feed(piece, made.tokens or array("i")):
             self.built.add(chunk, 0, piece.at)
@@ -223,9 +223,11 @@ class _Work:
         if not n.rows:
             return UsageProblem("the data has no rows")
         if n.too_long:
-            return UsageProblem(
-                f"no row has an answer within {self.limit} tokens", "a larger --max-length"
-            )
+            trained = self.dialect.n_ctx_train
+            hint = f"a larger --max-length, up to {trained}" if trained else "a larger --max-length"
+            if trained and self.limit >= trained:
+                hint = "shorter rows: that is all the model was made for"
+            return UsageProblem(f"no row has an answer within {self.limit} tokens", hint)
         if not problems:
             return UsageProblem(f"all {n.rows} rows are empty")
         first = problems[0]

@@ -110,6 +110,7 @@ class DataReport:
     lost_tokens: int
     lost_targets: int
     n_empty: int
+    empty_rows: tuple[str, ...]  # where the first ones lie
     duplicates_exact: int
     duplicates_same: int
     duplicates_dropped: int

@@ -22,7 +22,7 @@ def report_view(report: DataReport) -> list[Part]:
     ]
     if report.lengths is not None:
         found += [Heading("Tokens of an example"), _histogram(report)]
-    if report.problems:
+    if report.problems or report.n_empty:
         found += [Heading("Rows that cannot be used"), _problems(report)]
     for sample in report.samples:
         found += [Heading(_title(sample)), _sample(sample)]
@@ -110,6 +110,9 @@ def _problems(report: DataReport) -> Table:
         [Toned(p.kind, "warn"), Count(p.n_rows), p.reason, _rows(p.rows, p.n_rows)]
         for p in report.problems
     ]
+    if report.n_empty:
+        where = _rows(report.empty_rows, report.n_empty)
+        rows.append([Toned("empty", "warn"), Count(report.n_empty), "nothing stands in it", where])
     return Table(["problem", "rows", "the first", "where"], rows)
 
 

@@ -72,9 +72,12 @@ def _odd(report: DataReport, dataset: Dataset, counts: Counts) -> Iterator[str]:
         left = ", ".join(f"{n} {suffix}" for suffix, n in sorted(dataset.left_out.items()))
         yield f"files that are no data are left out: {left}"
     if report.n_empty:
-        yield f"{report.n_empty} rows are empty"
+        yield f"{report.n_empty} rows are empty ({_where(report.empty_rows, report.n_empty)})"
 
 
 def _places(places: Sequence[RowAt]) -> str:
-    shown = ", ".join(named(places[:3]))
-    return shown + (", ..." if len(places) > 3 else "")
+    return _where(named(places[:3]), len(places))
+
+
+def _where(rows: Sequence[str], total: int) -> str:
+    return ", ".join(rows[:3]) + (", ..." if total > 3 else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from localllm.errors import EngineError
 from localllm.finetune.model.quantized import (
+    DeviceRows,
     FrozenRows,
     PartedRows,
     QuantizedEmbedding,
     QuantizedLinear,
 )
 from localllm.finetune.model.stored import Stored, Weights
+from localllm.finetune.model.torch_types import by_torch
 from localllm.formats.hf import Layout, Slot
 
 if TYPE_CHECKING:
@@ -32,19 +34,32 @@ FLOAT_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat1
 @dataclass(frozen=True, slots=True)
 class Way:
     """How to build. `hf_names`: the tensors have transformers' names and layouts already.
-    `empty`: parameters stay on the meta device, for `training.sharding` to fill."""
+    `empty`: parameters stay on the meta device, for `training.sharding` to fill. `device` is where
+    they are to be computed with, `matrices` what those of the layers are held in as numbers."""
 
     dtype: str
     frozen: str
     eager: bool
     hf_names: bool = False
     empty: bool = False
+    device: torch.device = field(default=torch.device("cpu"))
+    matrices: str | None = None
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        found = getattr(torch, self.dtype)
-        assert isinstance(found, torch.dtype)
-        return found
+        return _dtype(self.dtype)
+
+    def dtype_of(self, module: PreTrainedModel, slot: Slot) -> torch.dtype:
+        """What a tensor is held in as numbers: `matrices` are those of the layers' products."""
+        if self.matrices is None or not _is_layers_linear(module, slot):
+            return self.torch_dtype
+        return _dtype(self.matrices)
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
 
 
 def config_of(model_type: str, values: Mapping[str, Any], name: str) -> PretrainedConfig:
@@ -85,16 +100,19 @@ def build(
             dtype=way.torch_dtype,
             attn_implementation="eager" if way.eager else "sdpa",
         )
-    _fill_buffers(module, divisor)
+    _fill_buffers(module, divisor, way.device)
     state: dict[str, torch.Tensor] = {}
     for slot in slots:
         stored = weights[slot.hf if way.hf_names else slot.gguf]
         layout = Layout() if way.hf_names else slot.layout
-        if way.frozen == "quantized" and _smaller(stored, way.torch_dtype):
-            rows = (PartedRows if way.empty else FrozenRows)(stored, layout)
-            _keep_bytes(module, slot, rows, way.torch_dtype)
+        rows = _rows(module, slot, stored, layout, way)
+        if rows is not None:
+            _keep_bytes(module, slot, rows, way)
         elif not way.empty:
-            state[slot.hf] = tensor_of(stored, layout, way.torch_dtype)
+            dtype = way.dtype_of(module, slot)
+            state[slot.hf] = tensor_of(stored, layout, dtype).to(way.device)
+        elif (dtype := way.dtype_of(module, slot)) != way.torch_dtype:
+            module.get_submodule(slot.module).to(dtype)  # without numbers yet
     module.load_state_dict(state, strict=False, assign=True)
     if all(slot.hf != "lm_head.weight" for slot in slots):
         _tie(module)
@@ -125,24 +143,50 @@ def bare(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def _rows(
+    module: PreTrainedModel, slot: Slot, stored: Stored, layout: Layout, way: Way
+) -> FrozenRows | None:
+    """How a frozen matrix is kept where that is not as numbers; None where it is."""
+    if way.frozen == "nf4" and _is_layers_linear(module, slot):
+        from localllm.finetune.model.nf4 import Nf4Rows
+
+        return Nf4Rows(stored, layout, way.device)
+    if way.frozen == "dense" or not _smaller(stored, way.torch_dtype):
+        return None
+    if way.device.type == "cpu":
+        return (PartedRows if way.empty else FrozenRows)(stored, layout)
+    if not by_torch(stored.type.name):
+        return None  # of the rare types that only ggml reads
+    return PartedRows(stored, layout) if way.empty else DeviceRows(stored, layout, way.device)
+
+
+def _is_layers_linear(module: PreTrainedModel, slot: Slot) -> bool:
+    """Whether it is the matrix of a linear layer inside a block; those outside stay as precise as
+    they are, as QLoRA leaves them."""
+    layer = module.get_submodule(slot.module)
+    return isinstance(layer, nn.Linear) and ".layers." in slot.module and len(slot.shape) == 2
+
+
 def _smaller(stored: Stored, dtype: torch.dtype) -> bool:
     """Whether it is a matrix that takes fewer bytes in the file than as numbers."""
     bytes_each = stored.type.block_bytes / stored.type.block_elements
     return len(stored.shape) == 2 and bytes_each < dtype.itemsize
 
 
-def _keep_bytes(module: PreTrainedModel, slot: Slot, rows: FrozenRows, dtype: torch.dtype) -> None:
+def _keep_bytes(module: PreTrainedModel, slot: Slot, rows: FrozenRows, way: Way) -> None:
     old = module.get_submodule(slot.module)
     new: nn.Module
     if isinstance(old, nn.Embedding):
         scale = getattr(old, "scalar_embed_scale", None)
-        new = QuantizedEmbedding(rows, old.padding_idx, dtype, scale)
+        new = QuantizedEmbedding(rows, old.padding_idx, way.torch_dtype, scale)
     else:
         assert isinstance(old, nn.Linear)
         # its bias, if it has one, comes with the state
         new = QuantizedLinear(rows, None if old.bias is None else old.bias.data)
     if isinstance(rows, PartedRows):
         rows.hold_in(new)
+    elif isinstance(new, QuantizedEmbedding):
+        new.like = new.get_buffer("like").to(way.device)
     _replace(module, slot.module, new)
 
 
@@ -160,9 +204,12 @@ def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
     setattr(module.get_submodule(parent), name, new)
 
 
-def _fill_buffers(module: PreTrainedModel, divisor: NDArray[np.float32] | None) -> None:
+def _fill_buffers(
+    module: PreTrainedModel, divisor: NDArray[np.float32] | None, device: torch.device
+) -> None:
     """Buffers that are in no file (rope's frequencies, Gemma's scale), by the code that
-    `from_pretrained` uses for them; parameters are on the meta device still."""
+    `from_pretrained` uses for them, on the CPU; then put on `device`. Parameters are on the meta
+    device still."""
     fill: Any = module._init_weights
     for part in module.modules():
         waiting = [name for name, one in part._buffers.items() if one is not None and one.is_meta]
@@ -171,11 +218,13 @@ def _fill_buffers(module: PreTrainedModel, divisor: NDArray[np.float32] | None) 
         if waiting:
             with torch.no_grad():
                 fill(part)
-    if divisor is None:
-        return
-    rotary = module.get_submodule("model.rotary_emb")
-    for name in ("inv_freq", "original_inv_freq"):
-        rotary.get_buffer(name).div_(torch.from_numpy(divisor))
+    if divisor is not None:
+        rotary = module.get_submodule("model.rotary_emb")
+        for name in ("inv_freq", "original_inv_freq"):
+            rotary.get_buffer(name).div_(torch.from_numpy(divisor))
+    for part in module.modules():
+        for name, one in part._buffers.items():
+            part._buffers[name] = None if one is None else one.to(device)
 
 
 def _check_filled(module: PreTrainedModel, name: str) -> None:

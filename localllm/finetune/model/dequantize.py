@@ -9,6 +9,7 @@ to the device each time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -124,13 +125,15 @@ def _q6_k(blocks: Tensor) -> Tensor:
     return (_half(blocks, 208) * scales).unsqueeze(-1) * quants
 
 
+@cache
+def _table(device: torch.device) -> Tensor:
+    return torch.tensor(_IQ4, dtype=torch.float32, device=device)
+
+
 def _looked_up(quants: Tensor) -> Tensor:
-    """What the four bits of IQ4 stand for. A sum of two steps of the table would be arithmetic;
-    this is one table a call, written there without a copy from the host."""
-    table = torch.empty(len(_IQ4), dtype=torch.float32, device=quants.device)
-    for i, value in enumerate(_IQ4):
-        table[i].fill_(value)
-    return table.index_select(0, quants.reshape(-1).int()).reshape(quants.shape)
+    """What the four bits of IQ4 stand for."""
+    found = _table(quants.device).index_select(0, quants.reshape(-1).int())
+    return found.reshape(quants.shape)
 
 
 def _iq4_nl(blocks: Tensor) -> Tensor:

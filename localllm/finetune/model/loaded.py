@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +26,7 @@ from localllm.formats.safetensors import SafetensorsModel
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-Frozen = Literal["dense", "quantized"]
+Frozen = Literal["dense", "quantized", "nf4"]
 Trainable = Literal["none", "all"]
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -81,13 +82,19 @@ def load_causal(
     frozen: Frozen = "dense",
     trainable: Trainable = "none",
     empty: bool = False,
+    device: str = "cpu",
+    matrices: str | None = None,
 ) -> LoadedModel:
     """The model in a GGUF (any shard of a split one) or a folder of safetensors.
 
     `dtype` is what is computed in: "float32", "bfloat16" or "float16". `frozen="quantized"`
     keeps matrices that take fewer bytes in the file than in `dtype` in the file's own bytes
-    (see `quantized`): memory follows the file's size. `trainable` tells which parameters want
-    gradients. `empty` leaves all parameters of a GGUF's model on the meta device, to be parted
+    (see `quantized`): memory follows the file's size; "nf4" those of the layers in bitsandbytes'
+    4 bits (see `nf4`), the others as numbers. `device` is where the module is to compute, as torch
+    spells it; on one that is not the CPU bytes are kept of the types in `torch_types`, and other
+    types are numbers. `matrices` is a narrower type for the matrices of the layers where those are
+    numbers: what autocast would make of them at each product. `trainable` tells which parameters
+    want gradients. `empty` leaves all parameters of a GGUF's model on the meta device, to be parted
     among processes (`training.sharding`). Everything that can be refused is refused from the
     header, before torch is imported. The module is in evaluation mode, with the attention that
     computes it rightly (soft caps need transformers' own, "eager").
@@ -97,12 +104,16 @@ def load_causal(
     """
     if dtype not in DTYPES:
         raise UsageProblem(f"{dtype!r} is no type to compute in", f"one of {', '.join(DTYPES)}")
-    if trainable == "all" and frozen == "quantized":
+    if trainable == "all" and frozen != "dense":
         raise UsageProblem("quantized weights cannot be trained", "load them as numbers (dense)")
+    if frozen == "nf4":
+        require_nf4()
+        if empty:
+            raise UsageProblem("weights in NF4 cannot be parted", "keep the file's bytes, or dense")
     if path.is_dir():
         if empty:
             raise UsageProblem(f"{path.name} is no GGUF: it cannot be parted", "localllm convert")
-        return _from_folder(path, dtype, frozen, trainable)
+        return _from_folder(path, dtype, frozen, trainable, device)
     if not path.exists() and path.suffix != ".gguf":
         raise FileGone(f"{path} does not exist")
     model = read_model(path)
@@ -111,7 +122,9 @@ def load_causal(
     build = _builder()
     module = build.build(
         plan.model_type, plan.config, plan.slots, weights,
-        build.Way(dtype, frozen, eager(plan), empty=empty), divisor=plan.divisor,
+        build.Way(dtype, frozen, eager(plan), empty=empty, device=build.torch.device(device),
+                  matrices=matrices),
+        divisor=plan.divisor,
     )  # fmt: skip
     return _loaded(module, plan.family, path, plan.sizes, plan.slots, weights, frozen,
                    trainable)  # fmt: skip
@@ -122,7 +135,15 @@ def eager(plan: Plan) -> bool:
     return plan.family.eager
 
 
-def _from_folder(path: Path, dtype: str, frozen: Frozen, trainable: Trainable) -> LoadedModel:
+def require_nf4() -> None:
+    """Raise MissingExtra where bitsandbytes is not installed."""
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtra("NF4 needs bitsandbytes", "pip install 'localllm[nf4]'")
+
+
+def _from_folder(
+    path: Path, dtype: str, frozen: Frozen, trainable: Trainable, device: str
+) -> LoadedModel:
     found = read_safetensors_folder(path)
     family = _folder_family(found)
     weights = safetensors_weights(found)
@@ -144,7 +165,7 @@ def _from_folder(path: Path, dtype: str, frozen: Frozen, trainable: Trainable) -
             )
     module = build.build(
         str(found.model_type), config, slots, weights,
-        build.Way(dtype, frozen, family.eager, hf_names=True),
+        build.Way(dtype, frozen, family.eager, hf_names=True, device=build.torch.device(device)),
     )  # fmt: skip
     return _loaded(module, family, path, sizes, slots, weights, frozen, trainable)
 

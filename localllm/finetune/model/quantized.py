@@ -1,5 +1,8 @@
 """Layers whose weights stay in their file's bytes: made into numbers when they are needed.
 
+On the CPU the bytes are the mapped file's and ggml's code reads them; on a GPU they lie in its
+memory and torch does (`dequantize`).
+
 A forward pass makes a layer's numbers and lets go of them, and the backward pass makes them
 again, so memory follows the size of the GGUF and not of its numbers. The weights are frozen;
 what is trained (an adapter) stands beside. Products of large matrices go in blocks of rows, so
@@ -19,6 +22,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from localllm.finetune.model.dequantize import dequantize
 from localllm.finetune.model.stored import Stored
 from localllm.formats.hf import Layout
 
@@ -35,6 +39,7 @@ class FrozenRows:
         self._stored = stored
         self._order = layout.row_order(stored.shape[0])
         self.shape = torch.Size(stored.shape)
+        self.device = torch.device("cpu")  # where its numbers are made
         self.block = max(1, BLOCK_ELEMENTS // stored.shape[1])
 
     @property
@@ -70,13 +75,56 @@ class FrozenRows:
         return [(i, min(i + self.block, n)) for i in range(0, n, self.block)]
 
 
-class PartedRows(FrozenRows):
+class DeviceRows(FrozenRows):
+    """Rows whose bytes are a tensor on a device, made into numbers there by torch. They lie in
+    transformers' order already."""
+
+    def __init__(self, stored: Stored, layout: Layout, device: torch.device) -> None:
+        super().__init__(stored, layout)
+        data = stored.data if self._order is None else stored.data[self._order]
+        # of a mapped file: a tensor on the CPU itself would be the file
+        self._packed = torch.from_numpy(data).to(device)
+        self.device = self._packed.device
+
+    @property
+    def packed(self) -> torch.Tensor:
+        """The bytes, (n_rows, bytes a row)."""
+        return self._packed
+
+    @property
+    def _row_order(self) -> torch.Tensor | None:
+        return None
+
+    def _numbers(self, packed: torch.Tensor) -> torch.Tensor:
+        return dequantize(packed, self._stored.type.name, self.shape[1])
+
+    def take(self, start: int, stop: int, out: np.ndarray[Any, Any] | None = None) -> torch.Tensor:
+        """Rows `start` to `stop` as float32, on the device."""
+        order = self._row_order
+        if order is None:
+            return self._numbers(self.packed[start:stop])
+        return self._numbers(self.packed.index_select(0, order[start:stop]))
+
+    def pick(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of these numbers (n), as float32 on the device."""
+        order = self._row_order
+        wanted = rows if order is None else order.index_select(0, rows)
+        return self._numbers(self.packed.index_select(0, wanted))
+
+    def borrow(self, start: int, stop: int, like: torch.Tensor) -> torch.Tensor:
+        """Rows in the type of `like`, which is on the same device."""
+        return self.take(start, stop).to(like.dtype)
+
+
+class PartedRows(DeviceRows):
     """Rows whose bytes are a layer's parameter `packed` (n_rows, bytes a row), so that processes
-    can part them (FSDP). They are there while that layer computes, and only then."""
+    can part them (FSDP). They are there while that layer computes, and only then: as numbers by
+    ggml's code where that is on the CPU, by torch elsewhere."""
 
     def __init__(self, stored: Stored, layout: Layout) -> None:
-        super().__init__(stored, layout)
+        FrozenRows.__init__(self, stored, layout)
         self._owner: nn.Module | None = None
+        self._order_there: torch.Tensor | None = None
 
     def hold_in(self, owner: nn.Module) -> None:
         """Give `owner` the parameter, without bytes yet."""
@@ -85,14 +133,39 @@ class PartedRows(FrozenRows):
         self._owner = owner
 
     @property
-    def stored(self) -> Stored:
+    def packed(self) -> torch.Tensor:
         assert self._owner is not None
         packed = self._owner.get_parameter("packed")
         if hasattr(packed, "full_tensor"):
             raise RuntimeError("a parted layer's bytes are there only while it computes")
+        return packed
+
+    @property
+    def stored(self) -> Stored:
+        packed = self.packed
         # by its address: a tensor that was seen as an array can never be let go of by FSDP
         held = (ctypes.c_uint8 * packed.numel()).from_address(packed.data_ptr())
         return replace(self._stored, data=np.ctypeslib.as_array(held).reshape(packed.shape))
+
+    @property
+    def _row_order(self) -> torch.Tensor | None:
+        if self._order is not None and self._order_there is None:
+            self._order_there = torch.from_numpy(self._order).to(self.packed.device)
+        return self._order_there
+
+    @property
+    def _by_ggml(self) -> bool:
+        return self.packed.device.type == "cpu"
+
+    def take(self, start: int, stop: int, out: np.ndarray[Any, Any] | None = None) -> torch.Tensor:
+        kind = FrozenRows if self._by_ggml else DeviceRows
+        return kind.take(self, start, stop, out)
+
+    def pick(self, rows: torch.Tensor) -> torch.Tensor:
+        return (FrozenRows if self._by_ggml else DeviceRows).pick(self, rows)
+
+    def borrow(self, start: int, stop: int, like: torch.Tensor) -> torch.Tensor:
+        return (FrozenRows if self._by_ggml else DeviceRows).borrow(self, start, stop, like)
 
 
 class _Product(torch.autograd.Function):
@@ -133,9 +206,9 @@ class _Product(torch.autograd.Function):
 class QuantizedLinear(nn.Linear):
     """`nn.Linear` on frozen rows. A subclass, since adapters are put on linear layers.
 
-    `weight` makes the whole matrix anew at each access (float32, on the CPU): for looking at,
-    for DoRA's norms, for merging. There is no parameter `weight`, and nothing of it is in the
-    module's state.
+    `weight` makes the whole matrix anew at each access (float32, where the bytes are): for
+    looking at, for DoRA's norms, for merging. There is no parameter `weight`, and nothing of it
+    is in the module's state.
     """
 
     def __init__(self, rows: FrozenRows, bias: torch.Tensor | None) -> None:
@@ -177,9 +250,12 @@ class QuantizedEmbedding(nn.Embedding):
         return self.rows.take(0, self.num_embeddings)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        tokens, places = torch.unique(input, return_inverse=True)
         dtype = self.get_buffer("like").dtype
-        found = self.rows.pick(tokens).to(device=input.device, dtype=dtype)[places]
+        if input.device.type == "cpu":
+            tokens, places = torch.unique(input, return_inverse=True)
+            found = self.rows.pick(tokens).to(dtype)[places]
+        else:  # to find what is there twice, the processor would have to wait for the device
+            found = self.rows.pick(input.reshape(-1)).to(dtype).reshape(*input.shape, -1)
         return found if self.scale is None else found * torch.tensor(self.scale, dtype=dtype)
 
     def extra_repr(self) -> str:

@@ -162,6 +162,7 @@ def _learned(ready: Ready, built: Built, trained: Trained) -> Learned:
         pack_tokens=ready.layout.pack_tokens,
         checkpointing=ready.layout.checkpointing,
         shards=ready.layout.shards,
+        device=ready.layout.device,
     )
 
 

@@ -56,6 +56,7 @@ class Learned(Course):
     pack_tokens: int
     checkpointing: bool
     shards: int = 1
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 from numpy.typing import NDArray
 
+from localllm.finetune.data.crew import Crew
 from localllm.finetune.data.dialect import Dialect
-from localllm.finetune.data.encoding import Made, make, ordered
+from localllm.finetune.data.encoding import Made
 from localllm.finetune.data.lengths import fit
 from localllm.finetune.data.store import Builder, Example, Examples
 from localllm.finetune.data.turns import Encoded, Limits
@@ -70,12 +73,13 @@ def encode(
     limits = Limits("assistant", context + 1)
     built, chunks = Builder(), _Chunks(dialect, context + 1)
     lost = 0
-    with progress.bytes(label, corpus.bytes_of(fate) or None) as advance:
-        made = ordered(
-            lambda part: (part, make(part.record, dialect, limits, "truncate")),
-            corpus.parts(fate), lambda part: len(part.text), threads,
-        )  # fmt: skip
-        for part, one in made:
+    parts, again = tee(corpus.parts(fate))  # as far apart as rows are under way
+    crew = Crew(dialect, limits, "truncate", threads)
+    with (
+        progress.bytes(label, corpus.bytes_of(fate) or None) as advance,
+        closing(crew.made(part.record for part in parts)) as found,
+    ):
+        for part, one in zip(again, found, strict=True):
             advance(len(part.text.encode("utf-8", "replace")))
             if one.tokens is not None:
                 for chunk in chunks.feed(part, one.tokens):

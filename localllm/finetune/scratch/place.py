@@ -56,9 +56,14 @@ class Place:
             path.with_name(f"{path.name}.new").unlink(missing_ok=True)
 
 
+def waits_for(name: str) -> str:
+    """What is said while another process has the run."""
+    return f"another process trains {name}; waiting for it"
+
+
 @contextmanager
 def place_of(name: str, registry: Registry, note: Callable[[str], None]) -> Iterator[Place]:
     """The place of a run, held against other processes."""
     key, label = f"train {name}", name.replace("/", "-")
-    with registry.lock(key, lambda: note(f"another process trains {name}; waiting for it")):
+    with registry.lock(key, lambda: note(waits_for(name))):
         yield Place(name, *(registry.partial(key, label, member) for member in _MEMBERS))

@@ -44,7 +44,20 @@ def train(asked: Asked, registry: Registry, sink: Sink) -> None:
         if path is not None:
             check_place(path)
     require_curves(asked.recipe)
+    from localllm.finetune.data import unpruned
+    from localllm.finetune.scratch.place import waits_for
+
     name = _name(asked.recipe)
+    # its data is read until the run itself is held, and by a dry run to the end
+    whose = f"{'a trial of ' if asked.dry_run else ''}{name}"
+    with unpruned(asked.recipe.data, whose, registry, lambda: sink.note(waits_for(name))):
+        done = _train(asked, name, registry, sink)
+    if done is not None:
+        _show(done, asked, sink)
+
+
+def _train(asked: Asked, name: str, registry: Registry, sink: Sink) -> Trained | None:
+    """None where it was a dry run, which is shown."""
     corpus = read(asked.recipe, registry, sink)
     if asked.save_recipe is not None:
         from localllm.finetune.recipe import to_toml
@@ -52,15 +65,14 @@ def train(asked: Asked, registry: Registry, sink: Sink) -> None:
         replace_file(asked.save_recipe, to_toml(asked.recipe))
     if asked.dry_run:
         _show_dry_run(asked, name, corpus, registry, sink)
-        return
+        return None
     known = _taken(name, asked, corpus, registry)
     try:
-        done = known or _run(asked, name, corpus, registry, sink)
+        return known or _run(asked, name, corpus, registry, sink)
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted", "run the same command with --resume to go on from the last checkpoint"
         ) from None
-    _show(done, asked, sink)
 
 
 def read(recipe: TrainRecipe, registry: Registry, sink: Sink) -> Corpus:

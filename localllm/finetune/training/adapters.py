@@ -58,9 +58,11 @@ class AdaptedLinear(nn.Module):
         self.base_layer = base
         n_in, n_out, rank = base.in_features, base.out_features, options.rank
         bound = 1 / math.sqrt(n_in)  # kaiming_uniform(a=sqrt(5)), as peft begins
+        # drawn on the CPU, so that they begin alike whatever computes
         start = torch.empty(rank, n_in).uniform_(-bound, bound, generator=generator)
-        self.a = nn.Parameter(start)
-        self.b = nn.Parameter(torch.zeros(n_out, rank))
+        device = _device_of(base)
+        self.a = nn.Parameter(start.to(device))
+        self.b = nn.Parameter(torch.zeros(n_out, rank, device=device))
         self.scale = options.scale
         self.dropout = options.dropout
         self.magnitude: nn.Parameter | None = None
@@ -114,15 +116,23 @@ class AdaptedLinear(nn.Module):
         self._gain = None
 
 
+def _device_of(base: Any) -> torch.device:
+    """Where a layer computes; of one that is empty yet (to be parted) the CPU."""
+    rows = getattr(base, "rows", None)
+    held = getattr(rows, "device", None) if rows is not None else base.weight.device
+    return held if isinstance(held, torch.device) and held.type != "meta" else torch.device("cpu")
+
+
 def _row_norms2(base: Any) -> Tensor:
     """Squared norm of each output's weights [out], from the layer's answers to unit vectors
     where its weights are not there as a matrix."""
     weight = getattr(base, "weight", None)
     if isinstance(weight, Tensor) and weight.is_floating_point() and weight.dim() == 2:
         return weight.detach().float().square().sum(1)
-    total = torch.zeros(base.out_features)
+    device = _device_of(base)
+    total = torch.zeros(base.out_features, device=device)
     bias = getattr(base, "bias", None)
-    eye = torch.eye(base.in_features)
+    eye = torch.eye(base.in_features, device=device)
     with torch.no_grad():
         for rows in torch.split(eye, 256):
             answers = base(rows)

@@ -59,7 +59,7 @@ def packed_attention(
         # gigabyte after 60 steps of varied lengths (measured), most of the time spent making them
         query, key, value = query.float(), key.float(), value.float()
     lengths = list(segments) or [query.shape[2]]
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(query.device.type, enabled=False):
         parts = [
             _one(q, k, v, scale, sliding_window, softcap)
             for q, k, v in zip(

@@ -10,7 +10,7 @@ changes nothing but rounding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -65,6 +65,19 @@ class Pack:
     owners: Tensor
     items: tuple[int, ...]
 
+    def to(self, device: torch.device) -> Pack:
+        """The pack on `device`: nobody waits for its few kilobytes."""
+        if device == self.ids.device:
+            return self
+        return replace(
+            self,
+            ids=_sent(self.ids, device),
+            positions=_sent(self.positions, device),
+            rows=_sent(self.rows, device),
+            targets=_sent(self.targets, device),
+            owners=_sent(self.owners, device),
+        )
+
     @property
     def n_tokens(self) -> int:
         return int(self.ids.shape[1])
@@ -102,6 +115,13 @@ def pack(items: Sequence[Item], numbers: Sequence[int], first: int = 0) -> Pack:
         owners=_tensor(owners),
         items=tuple(first + number for number in numbers),
     )
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return tensor.to(device)
+    # from pinned memory the copy goes beside what is computed; torch keeps the memory until then
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _tensor(parts: Sequence[NDArray[np.generic]]) -> Tensor:

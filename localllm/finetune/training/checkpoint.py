@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +30,7 @@ class Checkpoint:
     waited: int  # evaluations since the best one
     reference: Mapping[int, tuple[float, float]]
     precision: str | None = None  # that was computed in
+    scaling: Mapping[str, float] = field(default_factory=dict)  # of the loss, for float16
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -61,10 +62,10 @@ def write_whole(path: Path, value: Mapping[str, Any]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        before = "; the one before is kept" if path.exists() else ""
         raise DiskFull(
-            f"the disk of {path.parent} is full: the checkpoint could not be written; the one "
-            "before is kept",
+            f"the disk of {path.parent} is full: the checkpoint could not be written{before}",
             "make room (localllm prune), then run the same command with --resume",
         ) from None
 

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from localllm.errors import TrainingFailed
+from localllm.errors import TrainingFailed, UsageProblem
 from localllm.finetune.training.batches import Pack
 from localllm.finetune.training.prepare import launched
 
@@ -118,7 +118,8 @@ class Group:
         try:
             yield
         except RuntimeError as error:  # the connections' errors have no class of their own
-            if self.size == 1 or "gloo" not in str(error).lower():
+            said = str(error).lower()
+            if self.size == 1 or not ("gloo" in said or "nccl" in said):
                 raise
             raise TrainingFailed(
                 "a process that trained with this one ended",
@@ -129,14 +130,22 @@ class Group:
 ALONE = Group()
 
 
-def join() -> Group:
-    """Meet the other processes that a launcher started; ALONE where there are none."""
+def join(device: str = "cpu") -> Group:
+    """Meet the other processes that a launcher started; ALONE where there are none.
+
+    What is said and what lies in the host's memory goes over gloo; of processes that compute on
+    CUDA devices what lies there goes over NCCL. Raises UsageProblem where this torch has none.
+    """
     rank, size = launched()
     if size == 1:
         return ALONE
     if not dist.is_initialized():
-        # what is summed lies in the host's memory
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        on_cuda = device.startswith("cuda")
+        if on_cuda and not dist.is_nccl_available():
+            raise UsageProblem(
+                "several processes on GPUs need NCCL, which this torch has not", "--device cpu"
+            )
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=_PATIENCE)
     return Group(rank, size)
 
 

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-BUFFER_BYTES = 8 << 20  # of logits at once: they are gone over several times
+BUFFER_BYTES = 8 << 20  # of logits at once: they are gone over several times, in the CPU's cache
+DEVICE_BUFFER_BYTES = 128 << 20  # on a GPU: few large products
 _LEAST_COLUMNS = 512  # under which products of matrices are slow
 
 
@@ -53,10 +54,10 @@ class Head:
     def n_vocab(self) -> int:
         return self.blocks.n_rows
 
-    def columns(self, n: int) -> int:
+    def columns(self, n: int, buffer_bytes: int = BUFFER_BYTES) -> int:
         """For how many words the logits of `n` positions are computed at once."""
         copies = 1 if self.softcap is None else 2
-        fit = BUFFER_BYTES // (4 * copies * max(1, n))
+        fit = buffer_bytes // (4 * copies * max(1, n))
         return min(self.n_vocab, max(_LEAST_COLUMNS, fit))
 
 
@@ -129,10 +130,9 @@ def _summed(hidden: Tensor, targets: Tensor, head: Head, *, with_slope: bool) ->
     cap_slope = hidden.new_ones(n)
     slope = torch.zeros_like(hidden) if with_slope else None
     for part in _logits(hidden, head):
-        inside, places = part.of(targets)
-        at_target[inside] = part.logits[inside, places]
+        at_target = part.at(targets, part.logits, at_target)
         if part.cap_slope is not None:
-            cap_slope[inside] = part.cap_slope[inside, places]
+            cap_slope = part.at(targets, part.cap_slope, cap_slope)
         higher = torch.maximum(highest, part.logits.amax(dim=1))
         shrunk = (highest - higher).exp_()
         shares = part.logits.sub_(higher[:, None]).exp_()
@@ -158,8 +158,7 @@ def _both_gradients(
     scaled = hidden * head.scale
     for part in _logits(hidden, head):
         if part.cap_slope is not None:
-            inside, places = part.of(targets)
-            cap_slope[inside] = part.cap_slope[inside, places]
+            cap_slope = part.at(targets, part.cap_slope, cap_slope)
         shares = part.capped(part.logits.sub_(log_total[:, None]).exp_()).mul_(grad[:, None])
         _add_product(into_hidden, shares, part.rows)
         _add_product(into_weight[part.first : part.end], shares.t(), scaled.to(part.rows.dtype))
@@ -180,10 +179,12 @@ class _Part:
     logits: Tensor
     cap_slope: Tensor | None
 
-    def of(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the targets are here, and at which column."""
-        inside = ((targets >= self.first) & (targets < self.end)).nonzero().squeeze(1)
-        return inside, targets[inside] - self.first
+    def at(self, targets: Tensor, values: Tensor, before: Tensor) -> Tensor:
+        """`values` [n, words] in the targets' columns, and `before` [n] for those that are not
+        here. Without asking which: a GPU would be waited for."""
+        is_here = (targets >= self.first) & (targets < self.end)
+        places = (targets - self.first).clamp_(0, self.end - self.first - 1)
+        return torch.where(is_here, values.gather(1, places[:, None]).squeeze(1), before)
 
     def capped(self, shares: Tensor) -> Tensor:
         return shares if self.cap_slope is None else shares.mul_(self.cap_slope)
@@ -193,7 +194,7 @@ def _logits(hidden: Tensor, head: Head) -> Iterator[_Part]:
     n = len(hidden)
     if not n:
         return
-    columns = head.columns(n)
+    columns = head.columns(n, BUFFER_BYTES if hidden.device.type == "cpu" else DEVICE_BUFFER_BYTES)
     buffer = hidden.new_empty(n * columns, dtype=torch.float32)
     scaled = (hidden if head.scale == 1.0 else hidden * head.scale).to(head.dtype)
     for first, end, block in head.blocks():

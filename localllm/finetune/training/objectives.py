@@ -53,7 +53,7 @@ class DirectPreference:
 
     def total(self, losses: Tensor, pack: Pack) -> tuple[Tensor, Mapping[str, float]]:
         chosen, rejected = _pairs(-sums(losses, pack))
-        known = torch.tensor([self.reference[n] for n in pack.items], device=losses.device)
+        known = torch.tensor([self.reference[n] for n in pack.items]).to(losses.device)
         margin = (chosen - known[:, 0]) - (rejected - known[:, 1])
         found = -logsigmoid(self.beta * margin).sum()
         return found, _seen(margin, self.beta)
@@ -69,7 +69,7 @@ class OddsRatio:
         return pack.n_items
 
     def total(self, losses: Tensor, pack: Pack) -> tuple[Tensor, Mapping[str, float]]:
-        counts = torch.bincount(pack.owners, minlength=len(pack.segments)).clamp_min(1)
+        counts = sums(torch.ones_like(losses), pack).clamp_min(1)
         chosen, rejected = _pairs(-sums(losses, pack) / counts)
         ratio = _log_odds(chosen) - _log_odds(rejected)
         found = (-chosen + self.weight * softplus(-ratio)).sum()
@@ -79,7 +79,7 @@ class OddsRatio:
 def sums(losses: Tensor, pack: Pack) -> Tensor:
     """The losses of each sequence, summed [sequences]."""
     zero = torch.zeros(len(pack.segments), dtype=losses.dtype, device=losses.device)
-    return zero.index_add(0, pack.owners, losses)
+    return zero.index_add(0, pack.owners.to(losses.device), losses)
 
 
 def _seen(margin: Tensor, scale: float = 1.0) -> dict[str, float]:

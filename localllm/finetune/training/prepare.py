@@ -31,6 +31,12 @@ def launched() -> tuple[int, int]:
         return 0, 1
 
 
+def local_rank() -> int:
+    """This process's number among those of this machine."""
+    found = config.environment().get("LOCAL_RANK", "")
+    return int(found) if found.isdigit() and launched()[1] > 1 else 0
+
+
 def beside() -> int:
     """How many of the launched processes are on this machine."""
     found = config.environment().get("LOCAL_WORLD_SIZE", "")

@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol
 @dataclass(frozen=True)
 class StepRecord:
     """One step. `loss` is in nats a predicted token (per pair for preferences), `tokens` are all
-    that were computed and `targets` those that counted; `seconds` is the step's own time."""
+    that were computed and `targets` those that counted; `seconds` is the step's own time.
+    `memory_bytes` are the CPU's (resident) or the computing GPU's, at their highest."""
 
     step: int  # finished so far, from 1
     epoch: float

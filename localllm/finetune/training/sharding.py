@@ -68,6 +68,8 @@ class _Losses(nn.Module):
         return scorer(self.module, self.dtype).losses(pack)
 
 
+CPU = torch.device("cpu")
+
 # One token, and nothing that is predicted: a loss of no terms, gradients of zero.
 _NOTHING = Pack(
     ids=torch.zeros(1, 1, dtype=torch.long), positions=torch.zeros(1, 1, dtype=torch.long),
@@ -76,10 +78,12 @@ _NOTHING = Pack(
 )  # fmt: skip
 
 
-def shard(loaded: LoadedModel, group: Group, dtype: torch.dtype) -> ShardedScorer:
-    """Part `loaded` (built empty, adapters and all) among the processes of `group` and fill it.
-    `dtype` is what is computed in. All processes must call it."""
-    mesh = init_device_mesh("cpu", (group.size,))
+def shard(
+    loaded: LoadedModel, group: Group, dtype: torch.dtype, device: torch.device = CPU
+) -> ShardedScorer:
+    """Part `loaded` (built empty, adapters and all) among the processes of `group` and fill it, on
+    `device`, each process's own. `dtype` is what is computed in. All processes must call it."""
+    mesh = init_device_mesh(device.type, (group.size,))
     module: Any = loaded.module
     root: Any = _Losses(module, dtype)
     layers = list(module.get_decoder().layers)
@@ -89,13 +93,13 @@ def shard(loaded: LoadedModel, group: Group, dtype: torch.dtype) -> ShardedScore
         one.set_gradient_divide_factor(1.0)
         one.set_force_sum_reduction_for_comms(True)
     for slot in loaded.slots:
-        _fill(loaded, slot, mesh)
+        _fill(loaded, slot, mesh, device)
     if loaded.tied and "weight" in module.lm_head._parameters:
         module.lm_head.weight = module.get_input_embeddings().weight
     return ShardedScorer(root)
 
 
-def _fill(loaded: LoadedModel, slot: Slot, mesh: DeviceMesh) -> None:
+def _fill(loaded: LoadedModel, slot: Slot, mesh: DeviceMesh, device: torch.device) -> None:
     """This process's part of a tensor, from the mapped file; one whole tensor at a time."""
     layer = bare(loaded.module.get_submodule(slot.module))
     leaf = slot.hf.rpartition(".")[2]
@@ -105,7 +109,8 @@ def _fill(loaded: LoadedModel, slot: Slot, mesh: DeviceMesh) -> None:
     else:
         tensor = tensor_of(stored, slot.layout, layer.get_parameter(leaf).dtype)
     old = layer.get_parameter(leaf)
-    setattr(layer, leaf, nn.Parameter(parted(tensor, mesh), requires_grad=old.requires_grad))
+    own = parted(tensor, mesh, device)
+    setattr(layer, leaf, nn.Parameter(own, requires_grad=old.requires_grad))
 
 
 def bytes_held(module: nn.Module) -> int:

@@ -14,6 +14,7 @@ from localllm.errors import Interrupted, TrainingFailed
 from localllm.finetune.recipe import FIXED, Recipe
 from localllm.finetune.training import checkpoint as disk
 from localllm.finetune.training.batches import Batches, Pack
+from localllm.finetune.training.device import let_go, of_module
 from localllm.finetune.training.group import ALONE, Group
 from localllm.finetune.training.memory import PeakMemory
 from localllm.finetune.training.records import (
@@ -24,6 +25,7 @@ from localllm.finetune.training.records import (
     Trained,
     Watcher,
 )
+from localllm.finetune.training.scaling import LossScale
 from localllm.finetune.training.schedule import learning_rate
 from localllm.finetune.training.stopping import StopFlag
 from localllm.finetune.training.task import (
@@ -50,6 +52,8 @@ class Trainer:
         self.n_steps = planned_steps(recipe, len(task.train))
         self.warmup = round(recipe.warmup * self.n_steps)
         self.optimizer = optimizer or optimizer_of(task.learned, recipe)
+        self.device = of_module(task.module)
+        self.scale = LossScale.of(task.precision)
         self.history = History()
         self.done = 0
         self.best_step, self.best_loss, self.waited = 0, math.inf, 0
@@ -66,20 +70,23 @@ class Trainer:
         """
         if resume:
             self._restore()
-        with PeakMemory() as memory, StopFlag() as stop:
+        with PeakMemory(self.device) as memory, StopFlag() as stop:
             self.watcher.begin(self.n_steps, self.done)
             if self._owes_evaluation():
                 self._evaluate(stop)
             while self.done < self.n_steps and not self._has_waited():
                 self._step(memory, stop)
                 if self._is_due(self.recipe.sample_every):
+                    let_go(self.device)
                     self.watcher.sample(self.done)
                 if self._is_due(self.eval_every):
                     self._evaluate(stop)
                 if self._is_due(self.save_every):
                     self.save()
-            peak = memory.highest_bytes
+        peak = memory.highest_bytes
         kept = self._choose()
+        self.optimizer.zero_grad(set_to_none=True)
+        let_go(self.device)
         stopped: Stopped = "early" if self._has_waited() else "done"
         records = self.history.steps
         return Trained(
@@ -122,23 +129,20 @@ class Trainer:
         objective = self.task.objective
         count = max(1, sum(objective.count(pack) for pack in packs))
         self.task.module.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        # dropout of a step is the same whatever came before, a resumed run included
-        torch.manual_seed((self.recipe.seed << 32) + self.done * self.group.size + self.group.rank)
-        total, extra = self._backward(packs, count, stop)
-        self.group.sum_gradients(self.task.learned.named.values())
+        total, norm, extra = self._gradients(packs, count, stop)
         rate = learning_rate(
             self.done, self.n_steps, self.recipe.learning_rate,
             self.recipe.schedule, self.warmup, self.recipe.lr_floor,  # type: ignore[arg-type]
         )  # fmt: skip
-        norm = self._clip()
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise self._diverged(total)
         for part in self.optimizer.param_groups:
             part["lr"] = rate
         self.optimizer.step()
         self.task.learned.changed()
+        self.scale.went_well()
         self.done += 1
+        memory.look()
         record = StepRecord(
             step=self.done,
             epoch=self.done / self.batches.steps_per_epoch,
@@ -154,11 +158,30 @@ class Trainer:
         self.history = replace(self.history, steps=(*self.history.steps, record))
         self.watcher.step(record)
 
+    def _gradients(
+        self, packs: Sequence[Pack], count: int, stop: StopFlag
+    ) -> tuple[float, float, dict[str, float]]:
+        """The step's gradients, summed over all and clipped; its loss, their norm, and what goes
+        with the loss. Computed again at a smaller scale where float16 overflowed."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            # dropout of a step is the same whatever came before, a resumed run included: on every
+            # device, so that no generator's state has to be kept
+            torch.manual_seed(
+                (self.recipe.seed << 32) + self.done * self.group.size + self.group.rank
+            )
+            total, extra = self._backward(packs, count, stop)
+            self.group.sum_gradients(self.task.learned.named.values())
+            self.scale.undo(self.task.learned.named.values())
+            norm = self._clip()
+            if math.isfinite(norm) or not math.isfinite(total) or not self.scale.shrink():
+                return total, norm, extra
+
     def _backward(
         self, packs: Sequence[Pack], count: int, stop: StopFlag
     ) -> tuple[float, dict[str, float]]:
         """Gradients of the step's loss, pack by pack; the loss, and what goes with it."""
-        total, extra = 0.0, dict[str, float]()
+        found_losses, extra = list[torch.Tensor](), dict[str, float]()
         for pack in self.group.rounds(packs):
             self._check(stop)
             if pack is None:
@@ -166,11 +189,13 @@ class Trainer:
                 continue
             found, beside = self.task.objective.total(self.task.scorer.losses(pack), pack)
             loss = found / count
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            (loss * self.scale.value if self.scale.is_on else loss).backward()  # type: ignore[no-untyped-call]
+            found_losses.append(loss.detach())
             for key, value in beside.items():
                 extra[key] = extra.get(key, 0.0) + value / count
         self._check(stop)
+        # read when all packs are under way: each reading waits for the device
+        total = sum(float(one) for one in found_losses)
         return self.group.sum_number(total), self.group.sum_each(extra)
 
     def _clip(self) -> float:
@@ -252,6 +277,7 @@ class Trainer:
             waited=self.waited,
             reference=dict(reference),
             precision=self.task.precision,
+            scaling=self.scale.state(),
         )
         disk.save(state, self.checkpoint_path)
         self.saved_step = self.done
@@ -264,6 +290,7 @@ class Trainer:
             return
         disk.check_same(about.fixed, self._fixed())
         self.task.learned.load(self.group.each_told(known.state if known else {}))
+        self.scale.load(about.scaling)
         load_state(self.optimizer, known.optimizer if known else None, self.group)
         self.history = History.from_json(about.history)
         self.done = self.saved_step = about.step

@@ -36,19 +36,20 @@ def parted_like(tensor: Tensor, value: Tensor) -> Tensor:
     if not is_parted(tensor) or value.shape != tensor.shape:
         return value
     like: Any = tensor
-    return parted(value.to(tensor.dtype), like.device_mesh)
+    return parted(value.to(tensor.dtype), like.device_mesh, tensor.device)
 
 
-def parted(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
-    """This process's part of a whole tensor, which every process has: nothing is sent. Parts are
-    rows, as even as `torch.chunk` (and FSDP) parts them, and no part keeps the whole alive."""
+def parted(tensor: Tensor, mesh: DeviceMesh, device: torch.device) -> Tensor:
+    """This process's part of a whole tensor, which every process has, on `device`: nothing is sent
+    to others. Parts are rows, as even as `torch.chunk` (and FSDP) parts them, and no part keeps the
+    whole alive."""
     from torch.distributed.tensor import DTensor, Shard
 
     parts = torch.chunk(tensor, mesh.size(), 0)
     rank = mesh.get_local_rank()
     own = parts[rank] if rank < len(parts) else tensor[:0]
     return DTensor.from_local(
-        own.clone(memory_format=torch.contiguous_format), mesh, [Shard(0)],
+        own.to(device, copy=True, memory_format=torch.contiguous_format), mesh, [Shard(0)],
         run_check=False, shape=tensor.shape, stride=tensor.stride(),
     )  # fmt: skip
 

@@ -266,4 +266,15 @@ def test_nothing_is_pruned_while_a_run_reads_its_data(
         with pytest.raises(UsageProblem, match="enough"):
             read_data(Recipe(data=(source,)), base, registry, Silent(), lambda text: None)
     assert seen == [set(), {file}]
+    # from scratch the data is read again and again until it is tokens
+    from localllm.finetune.scratch import run as scratch
+    from localllm.finetune.scratch.recipe import TrainRecipe
+    from localllm.ui import Sink
+
+    monkeypatch.setattr(scratch, "_train", opening)
+    for source in ("hf-dataset:org/plain", "mine.jsonl"):
+        asked = scratch.Asked(TrainRecipe(data=(source,), name="t"))
+        with pytest.raises(UsageProblem, match="enough"):
+            scratch.train(asked, registry, Sink("train", progress="none"))
+    assert seen[2:] == [set(), {file}]
     assert {one.path for one in garbage(registry)} == {file}

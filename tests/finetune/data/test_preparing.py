@@ -100,8 +100,12 @@ def test_long_rows_are_cut_dropped_split_or_an_error(speak: Speak, write: Write)
 
     with pytest.raises(UsageProblem, match=f"line 2 is {n} tokens, an example may be {limit}"):
         prepared(path, dialect, max_length=limit, overlong="error")
-    with pytest.raises(UsageProblem, match="no row has an answer within 8 tokens"):
+    with pytest.raises(UsageProblem, match="no row has an answer within 8 tokens") as told:
         prepared(path, dialect, max_length=8)
+    assert told.value.hint == "a larger --max-length, up to 2048"
+    with pytest.raises(UsageProblem) as told:  # and no more than what there is
+        prepared(path, speak(n_ctx_train=8))
+    assert "shorter rows" in told.value.hint
 
 
 def test_a_system_message_stays_with_every_part(speak: Speak, write: Write) -> None:
@@ -333,10 +337,23 @@ def test_the_report_counts_what_is_there(speak: Speak, write: Write) -> None:
         ("<|begin_of_text|><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False),
         ("Hello<|im_end|>", True),
     ]
+    assert report.empty_rows == (f"{made.examples[0].source.file}, line 2",)
+    assert any("1 rows are empty" in w and "line 2)" in w for w in report.warnings)
     assert sum(p.n_tokens for p in sample.pieces) == len(made.examples[0])
     json.dumps(to_json(report), allow_nan=False)
     drawn = str(report_view(report))
     assert "Hello<|im_end|>" in drawn
+    assert "line 2" in drawn  # the empty one
+
+
+def test_empty_rows_of_any_kind_are_told_by_line(speak: Speak, write: Write) -> None:
+    said = [{"prompt": "a", "completion": "b" * (i % 5 > 0)} for i in range(200)]
+    lines = [i + 1 for i in range(0, 200, 5)]
+    report = prepared(write("a.jsonl", said), speak()).report
+    assert report.n_empty == len(lines)
+    assert [int(r.split()[-1]) for r in report.empty_rows] == lines[:20]
+    texts = [{"text": "hello the world" * (i != 3)} for i in range(6)]
+    assert prepared(write("b.jsonl", texts), speak()).report.empty_rows[0].endswith("line 4")
 
 
 def test_bad_rows_can_be_an_error(speak: Speak, write: Write) -> None:
