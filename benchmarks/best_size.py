@@ -43,7 +43,7 @@ from localllm.quantize.size_ground import Preset, ground_of
 from localllm.quantize.size_judge import Answers, Change, answers, change
 from localllm.quantize.size_limit import Limit
 from localllm.quantize.size_prepare import Prepared, prepare, within
-from localllm.quantize.size_text import CHOOSE, JUDGE, SEARCH, Contexts, texts_for
+from localllm.quantize.size_text import JUDGE, SEARCH, Contexts, texts_for
 from localllm.quantize.source import Source, open_source
 from localllm.registry import Registry
 from localllm.ui import Sink
@@ -69,7 +69,7 @@ class Row:
     wanted: float
     runs: int
     search_s: float
-    searched_kld: float | None  # of the whole choice, on text beside the search's own
+    searched_kld: float | None  # of the whole choice, on the search's text
     preset_searched_kld: float
     groups: list[dict[str, Any]]
 
@@ -120,8 +120,7 @@ class Bench:
             self.searches[mode] = Search(
                 prepared.damages,
                 prepared.n_layers,
-                measures=base.measures(),
-                measure_apart=base.measure_on(base.choose),
+                measure=base.measure,
                 parts=self.parts,
                 advance=lambda what: print(f"  {what}", flush=True),
             )
@@ -161,12 +160,12 @@ def rows(
     texts = texts_for([])
     vectors, judged_by = bench.all.vectors, replace(JUDGE, n=contexts)
     with opened_base(
-        bench.source.path, vectors, texts, 0, bench.sink, (searched, CHOOSE, judged_by)
+        bench.source.path, vectors, texts, 0, bench.sink, (searched, judged_by)
     ) as base:
         for name in names:
             preset = bench.preset(name)
             theirs = bench.judged(preset.request, name, base, contexts)
-            there = base.trial.measure(bench.lossy(preset), base.choose).mean.value
+            there = base.measure(bench.lossy(preset))
             pinned: Answers | None = None
             for mode in modes:
                 request, size, found = bench.choose(name, mode, base)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +14,10 @@ from localllm.placement import open_model
 from localllm.quantize.plan import FLOATS, Request
 from localllm.quantize.recipe import Recipe
 from localllm.quantize.search.live import LiveWeights
-from localllm.quantize.search.search import Measure
 from localllm.quantize.search.trial import KnownAnswers, Trial
 from localllm.quantize.search.weights import Weights
 from localllm.quantize.size_judge import plan_options
-from localllm.quantize.size_text import (
-    CHOOSE,
-    JUDGE,
-    SEARCH,
-    Contexts,
-    Texts,
-    contexts_for,
-    contexts_of,
-)
+from localllm.quantize.size_text import JUDGE, SEARCH, Contexts, Texts, contexts_of
 from localllm.quantize.source import Source
 from localllm.registry import Registry
 from localllm.ui import Bytes, Sink
@@ -44,20 +35,15 @@ _INT8 = ("i8", "i16", "i32", "i64")
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The loaded original: `trial` changes it. `search` has the sets of contexts to search with,
-    `choose` those to choose by, `judged_by` those of the final judgment."""
+    """The loaded original: `trial` changes it. `judged_by` are the contexts of the final
+    judgment."""
 
     trial: Trial
-    search: tuple[KnownAnswers, ...]
-    choose: KnownAnswers
     judged_by: KnownAnswers
 
-    def measures(self) -> tuple[Measure, ...]:
-        """The mean divergence of a choice on each set of the search's contexts."""
-        return tuple(self.measure_on(known) for known in self.search)
-
-    def measure_on(self, known: KnownAnswers) -> Measure:
-        return lambda types: self.trial.measure(types, known).mean.value
+    def measure(self, types: Mapping[str, str]) -> float:
+        """The mean divergence of a choice on the search's contexts, nats a token."""
+        return self.trial.measure(types).mean.value
 
 
 @contextmanager
@@ -107,11 +93,11 @@ def opened_base(
     texts: Texts,
     n_threads: int,
     sink: Sink,
-    contexts: tuple[Contexts, Contexts, Contexts] = (SEARCH, CHOOSE, JUDGE),
+    contexts: tuple[Contexts, Contexts] = (SEARCH, JUDGE),
 ) -> Iterator[Base]:
     """Load the float file at `path` into memory of its own (its whole size, not mapped) and
-    compute what it answers to the texts: for searching, for choosing and for judging, as many
-    contexts as `contexts` says, in this order.
+    compute what it answers to the texts: for searching and for judging, as many contexts as
+    `contexts` says, in this order.
 
     Raises DoesNotFit, EngineError (models that generate no text), UsageProblem (texts too
     short), and what loading raises.
@@ -139,21 +125,16 @@ def opened_base(
         for advice in opened.advice:
             sink.note(advice.message + (f" ({advice.hint})" if advice.hint else ""))
         tokenizer = opened.model.tokenizer
-        search, choose = contexts_for(texts, tokenizer, *contexts[:2])
-        judge = contexts_of(texts.judge, tokenizer, contexts[2])
-        others = (*search[1:], choose, judge)
-        n_workers = opened.context.n_threads
-        with sink.progress.steps("answers of the original", 1 + len(others)) as advance:
+        search = contexts_of(texts.search, tokenizer, contexts[0])
+        judge = contexts_of(texts.judge, tokenizer, contexts[1])
+        with sink.progress.steps("answers of the original", 2) as advance:
             trial = stack.enter_context(
-                _trial(weights, live, opened.context, search[0], vectors, n_workers)
+                _trial(weights, live, opened.context, search, vectors, opened.context.n_threads)
             )
-            known = [trial.usual]
             advance(1)
-            for chunks in others:
-                known.append(trial.judged_by(chunks))
-                advance(1)
-        *searched, chosen_by, judged_by = known
-        yield Base(trial, tuple(searched), chosen_by, judged_by)
+            judged_by = trial.judged_by(judge)
+            advance(1)
+        yield Base(trial, judged_by)
 
 
 def _trial(

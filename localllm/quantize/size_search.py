@@ -131,7 +131,7 @@ def best_for_size(
             preset_bytes=None if preset is None else preset.plan.size_bytes,
             verdict=made.verdict,
             search=found,
-            searched_with=None if asked.quick else texts.searched_with,
+            searched_with=None if asked.quick else texts.search.name,
             imatrix=None if plain.importance is None else plain.importance.path.name,
             took_s=time.monotonic() - begun,
         )
@@ -235,8 +235,7 @@ def _searched(
             prepared.damages,
             prepared.n_layers,
             pinned=pinned,
-            measures=base.measures(),
-            measure_apart=base.measure_on(base.choose),
+            measure=base.measure,
             until=until,
             parts=_parts(prepared, run_s, until),
             advance=lambda what: advance(1, what),

@@ -44,27 +44,21 @@ def test_few_contexts_have_no_interval_and_nothing_is_no_change() -> None:
     assert change([0.0] * 9, [0.0] * 9).relative == 0.0
 
 
-def test_the_texts_share_nothing(tmp_path: Path) -> None:
+def test_the_texts_share_nothing() -> None:
     texts = texts_for([])
-    assert texts.judge.content + texts.choose.content == evaluation_text()
-    assert 0.2 < len(texts.choose.content) / len(evaluation_text()) < 0.3
+    assert texts.judge.content == evaluation_text()
     assert texts.search.content == calibration_text()
-    for part in (texts.choose, texts.judge):
+    for part in (texts.search, texts.judge):
         assert part.sha256 == hashlib.sha256(part.content.encode()).hexdigest()
-    for paragraph in texts.choose.content.split("\n\n"):
-        if len(paragraph) > 200:
-            assert paragraph not in texts.judge.content
-            assert paragraph not in calibration_text()
     for paragraph in texts.judge.content.split("\n\n"):
         if len(paragraph) > 200:
-            assert paragraph not in calibration_text()
+            assert paragraph not in texts.search.content
 
 
-def test_an_own_text_leaves_the_whole_evaluation_text_to_judge_by(tmp_path: Path) -> None:
+def test_an_own_text_is_searched_with_and_judges_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("eins zwei drei")
     (tmp_path / "b.txt").write_text("vier")
     texts = texts_for([tmp_path / "a.txt", tmp_path / "b.txt"])
     assert texts.search.content == "eins zwei drei\nvier"
-    assert texts.search is texts.choose
-    assert texts.searched_with == "a.txt + b.txt"
+    assert texts.search.name == "a.txt + b.txt"
     assert texts.judge.content == evaluation_text()

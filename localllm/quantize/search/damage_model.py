@@ -2,8 +2,7 @@
 
 A tensor's damage is the weighted relative error of its type (`sensitivity`) times how much the
 model's answers suffer from error in tensors of its group (`curves`) and of its layer (`layers`),
-and what the type's kernel loses by rounding activations (`rounding`); groups and types may be
-corrected by what whole choices showed (`whole`).
+and what the type's kernel loses by rounding activations (`rounding`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from localllm.quantize.search.allocate import Allocation, Item, Option, allocate
 from localllm.quantize.search.choices import allowed
 from localllm.quantize.search.curves import Curves
-from localllm.quantize.search.factors import NO_FACTORS, Factors
 from localllm.quantize.search.found import GroupDamage
 from localllm.quantize.search.groups import PARTS, group_by_tensor, grouped
 from localllm.quantize.search.rounding import Rounding
@@ -38,16 +36,15 @@ class DamageModel:
         self.groups = grouped(damages, n_layers, parts)
         self.curves = Curves()
         self.rounding = Rounding()
-        self.factors = NO_FACTORS
         self.layers: Mapping[str, float] = {}  # by tensor
         self.group_of = group_by_tensor(self.groups)
         self._by_type = {n: {d.type: d for d in ds} for n, ds in damages.items()}
         self._scale = {n: s for g in self.groups.values() for n, s in self._evened(g).items()}
 
-    def allocated(self, budget_bytes: int, factors: Factors | None = None) -> dict[str, str]:
-        """The best choice by what is known now; with other `factors` than its own. Raises
-        DoesNotFit where the smallest types exceed the budget."""
-        return dict(self._allocation(budget_bytes, factors).types)
+    def allocated(self, budget_bytes: int) -> dict[str, str]:
+        """The best choice by what is known now. Raises DoesNotFit where the smallest types
+        exceed the budget."""
+        return dict(self._allocation(budget_bytes).types)
 
     def trimmed(self, types: Mapping[str, str], bytes_over: int) -> dict[str, str] | None:
         """One tensor's type changed, so that `bytes_over` are saved for the least damage. None
@@ -58,20 +55,19 @@ class DamageModel:
             for other in self.wise[name]:
                 if other.size_bytes > now.size_bytes - bytes_over:
                     continue
-                more = self._damage(other, self.factors) - self._damage(now, self.factors)
+                more = self._damage(other) - self._damage(now)
                 best = min(best or (more, name, other.type), (more, name, other.type))
         return None if best is None else {**types, best[1]: best[2]}
 
     def bound(self, budget_bytes: int) -> float:
         """A prediction that no choice could be under."""
-        return self._allocation(budget_bytes, None).bound
+        return self._allocation(budget_bytes).bound
 
-    def _allocation(self, budget_bytes: int, factors: Factors | None) -> Allocation:
+    def _allocation(self, budget_bytes: int) -> Allocation:
         """With the types that are wise; with all, where only those are small enough."""
-        used = self.factors if factors is None else factors
         least = sum(min(d.size_bytes for d in options) for options in self.wise.values())
         items = [
-            Item(name, tuple(Option(d.type, d.size_bytes, self._damage(d, used)) for d in options))
+            Item(name, tuple(Option(d.type, d.size_bytes, self._damage(d)) for d in options))
             for name, options in (self.wise if least <= budget_bytes else self.damages).items()
         ]
         return allocate(items, budget_bytes)
@@ -91,12 +87,12 @@ class DamageModel:
     def _error_of(self, damage: Damage) -> float:
         return damage.error * self._scale[damage.tensor] * self.layers.get(damage.tensor, 1.0)
 
-    def _damage(self, damage: Damage, factors: Factors) -> float:
+    def _damage(self, damage: Damage) -> float:
         error = self._error_of(damage)
         lost = self.rounding.of(damage.tensor, damage.type)
         group = self.group_of[damage.tensor]
         lost *= self.layers.get(damage.tensor, 1.0)
-        return factors.of(group, damage.type) * (error * self.curves.slope(group, error) + lost)
+        return error * self.curves.slope(group, error) + lost
 
     # --- of a choice ----------------------------------------------------------------------
 
@@ -107,22 +103,10 @@ class DamageModel:
 
     def predicted(self, types: Mapping[str, str]) -> float:
         """The damage of these tensors in these types, nats a token where it was measured."""
-        return sum(self._damage(self._by_type[n][t], self.factors) for n, t in types.items())
+        return sum(self._damage(self._by_type[n][t]) for n, t in types.items())
 
     def by_tensor(self, types: Mapping[str, str]) -> dict[str, float]:
         return {name: self.predicted({name: kind}) for name, kind in types.items()}
-
-    def by_group(self, chosen: Mapping[str, str]) -> dict[str, float]:
-        return {
-            group: self.predicted({n: chosen[n] for n in names})
-            for group, names in self.groups.items()
-        }
-
-    def by_type(self, chosen: Mapping[str, str]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, kind in chosen.items():
-            found[kind] = found.get(kind, 0.0) + self.predicted({name: kind})
-        return found
 
     def size_bytes(self, types: Mapping[str, str]) -> int:
         return sum(self._by_type[n][t].size_bytes for n, t in types.items())

@@ -26,8 +26,7 @@ class GroupDamage:
 class Found:
     """`types` of the tensors that could be chosen, the sum of their sizes, and what the model of
     damages predicts; `bound` is a prediction that no choice could be under. `kld` is the whole
-    choice's divergence with all tensors that were pinned, on text that its groups were not
-    measured on."""
+    choice's divergence with all tensors that were pinned, on the text it was searched with."""
 
     types: Mapping[str, str]
     size_bytes: int

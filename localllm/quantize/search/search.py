@@ -3,45 +3,31 @@
 Damage is taken as a sum over tensors (`damage_model`), and what it takes to know it is measured:
 first each group alone, near the size wanted; then each kind of tensor in types that lose next to
 nothing else, and each layer; then groups again where the types chosen lie far from what was
-measured, until they do not; then choices of the wanted size that differ by chance, whole, which
-corrects what groups and types count for beside each other (`whole`). A correction from few tokens
-overshoots, or is for the worse: what is chosen with it, with parts of it and without is measured
-whole on other text, and the best of them is taken.
+measured, until they do not. Measuring whole choices that differ by chance, to correct what groups
+count for beside each other, was tried and left out: it took more runs than all of this, and what
+it chose was no better on text of its own (docs/quantize.md).
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from localllm.quantize.search.choices import bits_for, near
 from localllm.quantize.search.curves import Point
 from localllm.quantize.search.damage_model import DamageModel
-from localllm.quantize.search.factors import NO_FACTORS, Factors
 from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import PARTS
 from localllm.quantize.search.layers import factors_of, stretches
 from localllm.quantize.search.rounding import PROBES, kinds_with_a_choice
 from localllm.quantize.search.sensitivity import Damage
-from localllm.quantize.search.whole import Observed, learn
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Measure = Callable[[Mapping[str, str]], float]  # mean KL divergence, nats a token
 
 # A choice whose error differs by more than this from what was measured is measured itself.
 _FAR = 1.7
 _ROUNDS = 3  # of choosing and measuring what was chosen far off
-_WHOLE = 2.5  # choices measured whole for each group
-# Standard deviations of the logarithms by which their groups' and types' damages vary.
-_GROUP_SPREAD, _TYPE_SPREAD = 0.4, 0.25
-_LEAST_WHOLE = 8  # fewer say nothing
-_LEARN_EVERY = 12  # choices after which what they say is used for the next
-_SHARES = (1.0, 0.5, 0.25)  # of the correction, tried beside none
 
 
 @dataclass
@@ -49,18 +35,15 @@ class Search:
     """What is known of one model; `find` may be called for several sizes, and learns.
 
     `damages` has the types each tensor may get, `pinned` types of others that stay. Divergences
-    are measured until the moment `until` (of time.monotonic) with the first of `measures`, whole
-    choices with each in turn (each has its own text), and the last few with `measure_apart` on
-    other text; without `measures`, errors decide alone.
+    are measured with `measure` until the moment `until` (of time.monotonic); without it, errors
+    decide alone.
     """
 
     damages: Mapping[str, Sequence[Damage]]
     n_layers: int
     pinned: Mapping[str, str] = field(default_factory=dict)
-    measures: Sequence[Measure] = ()
-    measure_apart: Measure | None = None
+    measure: Measure | None = None
     until: float = float("inf")
-    whole: float = _WHOLE
     parts: int = PARTS
     advance: Callable[[str], None] = lambda what: None
 
@@ -73,9 +56,8 @@ class Search:
         """Choose within `budget_bytes` for the tensors of `damages`. Raises DoesNotFit where the
         smallest types exceed the budget."""
         begun, runs, kld = time.monotonic(), self.runs, None
-        self.model.factors = NO_FACTORS
         chosen = self.allocated(budget_bytes)
-        if self.measures:
+        if self.measure is not None:
             self._probe(budget_bytes)
             self._probe_rounding()
             self._probe_layers(budget_bytes)
@@ -83,7 +65,8 @@ class Search:
                 chosen = self.allocated(budget_bytes)
                 if not self._probe_far(chosen):
                     break
-            chosen, kld = self._corrected(budget_bytes)
+            chosen = self.allocated(budget_bytes)
+            kld = self._run("the choice", {**self.pinned, **chosen}, needed=False)
         return Found(
             types=chosen,
             size_bytes=self.model.size_bytes(chosen),
@@ -175,86 +158,16 @@ class Search:
         self.model.curves.add(group, Point(dict(types), len(types), error, kld, lost))
         return True
 
-    # --- whole choices --------------------------------------------------------------------
-
-    def _corrected(self, budget_bytes: int) -> tuple[dict[str, str], float | None]:
-        """The best choice of those that whole choices speak for, and its divergence; the model
-        keeps the correction that it was made with."""
-        model, began = self.model, time.monotonic()
-        best = NO_FACTORS
-        chosen = self.allocated(budget_bytes)
-        kld = self._whole_run("the choice", chosen)
-        took_s = time.monotonic() - began
-        learned = self._learned(budget_bytes, self.until - len(_SHARES) * took_s)
-        tried = [chosen]
-        for share in _SHARES if learned is not NO_FACTORS else ():
-            factors = learned.share(share)
-            types = model.allocated(budget_bytes, factors)
-            if types in tried:
-                continue
-            tried.append(types)
-            found = self._whole_run(f"the choice, corrected ({share:.0%})", types)
-            if found is not None and kld is not None and found < kld:
-                chosen, kld, best = types, found, factors
-        model.factors = best
-        return chosen, kld
-
-    def _learned(self, budget_bytes: int, until: float) -> Factors:
-        """What groups and types count for beside each other at this size, by measuring whole
-        choices. NO_FACTORS where time allowed too few."""
-        import numpy as np
-
-        model, learned = self.model, NO_FACTORS
-        types_known = sorted({d.type for options in self.damages.values() for d in options})
-        observed: list[Observed] = []
-        by_chance = np.random.default_rng(0)
-        wanted = round(self.whole * len(model.groups))
-        rest = 0.0
-        if self.pinned and wanted:
-            rest = self._run("pinned tensors", self.pinned, needed=False) or 0.0
-        for number in range(1, wanted + 1):
-            varied = learned.times(
-                Factors(
-                    _by_chance(by_chance, model.groups, _GROUP_SPREAD),
-                    _by_chance(by_chance, types_known, _TYPE_SPREAD),
-                )
-            )
-            chosen = model.allocated(budget_bytes, varied)
-            types = {**self.pinned, **chosen}
-            kld, turn = None, number % len(self.measures)
-            if time.monotonic() < until:
-                kld = self._run(
-                    f"choice {number} of {wanted}", types,
-                    needed=False, measure=self.measures[turn],
-                )  # fmt: skip
-            if kld is not None and kld > 0:
-                damages = model.by_group(chosen), model.by_type(chosen)
-                observed.append(Observed(*damages, kld, turn))
-            last = kld is None or number == wanted
-            if len(observed) >= _LEAST_WHOLE and (last or len(observed) % _LEARN_EVERY == 0):
-                learned = learn(observed, rest)
-            if kld is None:
-                break
-        return learned
-
     # --- running --------------------------------------------------------------------------
 
-    def _whole_run(self, label: str, chosen: Mapping[str, str]) -> float | None:
-        measure = self.measure_apart
-        return self._run(label, {**self.pinned, **chosen}, needed=False, measure=measure)
-
-    def _run(
-        self, label: str, types: Mapping[str, str], *,
-        needed: bool = True, measure: Measure | None = None,
-    ) -> float | None:  # fmt: skip
+    def _run(self, label: str, types: Mapping[str, str], *, needed: bool = True) -> float | None:
         """None where time is over; where what was `needed` could not be run, that is noted."""
-        measure = measure or next(iter(self.measures), None)
-        if measure is None or time.monotonic() >= self.until:
+        if self.measure is None or time.monotonic() >= self.until:
             self.stopped |= needed
             return None
         self.advance(label)
         self.runs += 1
-        return measure(types)
+        return self.measure(types)
 
     def trimmed(self, types: Mapping[str, str], bytes_over: int) -> dict[str, str]:
         """`types` with so many bytes less, changed as little as can be."""
@@ -274,11 +187,6 @@ class Search:
             predicted=self.model.predicted(types),
             groups=self.model.explained(types),
         )
-
-
-def _by_chance(rng: np.random.Generator, names: Iterable[str], sd: float) -> dict[str, float]:
-    """A factor for each, log-normal."""
-    return {name: math.exp(rng.normal(0.0, sd)) for name in names}
 
 
 def _ratio(a: float, b: float) -> float:

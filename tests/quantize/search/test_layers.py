@@ -52,7 +52,7 @@ def test_layers_that_count_for_more_get_the_bits() -> None:
         return sum(weight(name) * TYPES[kind] for name, kind in types.items())
 
     budget = (even("q3_k") + even("q4_k")) // 2
-    search = Search(damages(), N_LAYERS, measures=[measure], whole=0.0)
+    search = Search(damages(), N_LAYERS, measure=measure)
     found = search.find(budget)
     assert found.size_bytes <= budget
     blind = Search(damages(), N_LAYERS).find(budget)

@@ -70,7 +70,7 @@ def test_types_whose_kernels_round_less_are_taken_where_that_is_what_hurts() -> 
         rounded = [n for n, t in types.items() if "down" in n and row_type(t).block_elements == 256]
         return sum(errors[t] for t in types.values()) + 0.01 * len(rounded)
 
-    found = Search(both, N_LAYERS, measures=[measure]).find(len(names) * size["q5_k"])
+    found = Search(both, N_LAYERS, measure=measure).find(len(names) * size["q5_k"])
     chosen = {n: row_type(t).block_elements for n, t in found.types.items()}
     assert {chosen[n] for n in names if "down" in n} == {32}
     assert {chosen[n] for n in names if "attn_q" in n} == {256}
@@ -79,43 +79,8 @@ def test_types_whose_kernels_round_less_are_taken_where_that_is_what_hurts() -> 
     assert measure(found.types) < 0.6 * measure(blind.types)
 
 
-class Together(Model):
-    """Groups that count for something else beside the others than alone."""
-
-    def of(self, types: Mapping[str, str]) -> float:
-        whole = len(types) == len(KINDS) * N_LAYERS
-        true = {"attn_q": 1.5, "attn_k": 1.0, "ffn_down": 0.6}
-        weight = true if whole else dict.fromkeys(KINDS, 1.0)
-        return 0.01 * whole + sum(weight[n.split(".")[2]] * TYPES[t] for n, t in types.items())
-
-
-def test_what_groups_do_to_each_other_is_learned_from_whole_choices() -> None:
-    budget = (even("q3_k") + even("q4_k")) // 2
-    model = Together({})
-    blind = Search(damages(), N_LAYERS, measures=[model], whole=0.0, parts=1).find(budget)
-    found = Search(damages(), N_LAYERS, measures=[model], whole=8.0, parts=1).find(budget)
-    told = Search(
-        damages(), N_LAYERS, measures=[Model({"attn_q": 1.5, "attn_k": 1.0, "ffn_down": 0.6})],
-        whole=0.0, parts=1,
-    ).find(budget)  # fmt: skip
-    best, one, two = (model.of(f.types) for f in (told, blind, found))
-    assert best < one  # there is something to learn
-    assert two - best < 0.3 * (one - best)
-
-
-def test_whole_choices_are_measured_on_texts_in_turn() -> None:
-    texts = [Together({}) for _ in range(4)]
-    apart = Together({})
-    Search(
-        damages(), N_LAYERS, measures=texts, measure_apart=apart, whole=8.0, parts=1
-    ).find(even("q4_k"))  # fmt: skip
-    wholes = [sum(len(seen) == len(KINDS) * N_LAYERS for seen in text.seen) for text in texts]
-    assert wholes == [6, 6, 6, 6]  # eight for each of three groups
-    assert [len(text.seen) for text in texts[1:]] == [6, 6, 6]  # the first alone knows groups
-
-
 def test_a_choice_a_little_too_large_is_changed_in_one_tensor() -> None:
-    search = Search(damages(), N_LAYERS, measures=[Model(dict.fromkeys(KINDS, 1.0))])
+    search = Search(damages(), N_LAYERS, measure=Model(dict.fromkeys(KINDS, 1.0)))
     found = search.find(even("q4_k"))
     for bytes_over in (1, 100, 1000):
         types = search.trimmed(found.types, bytes_over)
@@ -134,43 +99,9 @@ def test_a_choice_a_little_too_large_is_changed_in_one_tensor() -> None:
     assert search.model.size_bytes(far) <= found.size_bytes - found.size_bytes // 4
 
 
-@pytest.mark.parametrize("misled", [True, False])
-def test_a_correction_is_taken_only_if_other_text_bears_it_out(misled: bool) -> None:
-    """The search's own text says that attn_q counts for more beside the others; it is so, or a
-    quirk of those few tokens."""
-    budget = (even("q3_k") + even("q4_k")) // 2
-    alone = Model(dict.fromkeys(KINDS, 1.0))
-    other = Model({"attn_q": 0.8, "attn_k": 1.0, "ffn_down": 1.2})
-    apart = other if misled else Together({})
-    plain = Search(damages(), N_LAYERS, measures=[alone], whole=0.0, parts=1).find(budget)
-    search = Search(
-        damages(), N_LAYERS, measures=[Together({})], measure_apart=apart, whole=8.0, parts=1
-    )
-    found = search.find(budget)
-    seen = [one for one in apart.seen if len(one) == len(KINDS) * N_LAYERS]
-    assert 2 <= len(seen) <= 4  # without the correction, with it, and with parts of it
-    assert (found.types == plain.types) is misled
-    assert apart.of(found.types) == min(apart.of(types) for types in seen)
-    assert found.kld == pytest.approx(apart.of(found.types))
-    if misled:  # what is explained is what was taken
-        assert found.predicted == pytest.approx(plain.predicted)
-
-
-def test_choices_measured_whole_have_the_size_wanted() -> None:
-    model = Model({"attn_q": 0.1, "attn_k": 1.0, "ffn_down": 10.0})
-    Search(damages(), N_LAYERS, measures=[model], whole=2.0).find(even("q4_k"))
-    whole = [seen for seen in model.seen if len(seen) == len(KINDS) * N_LAYERS]
-    sizes = [sum(ROWS * row_type(t).row_bytes(COLUMNS) for t in one.values()) for one in whole]
-    chosen, varied = whole[0], whole[1 : 1 + 2 * 3 * len(KINDS)]
-    assert len(varied) < len(whole) <= len(varied) + 4  # and corrected, three ways
-    assert chosen not in varied
-    assert 0.97 * even("q4_k") <= min(sizes) <= max(sizes) <= even("q4_k")
-    assert len({tuple(sorted(one.items())) for one in whole}) > 5  # that differ
-
-
 def test_what_matters_gets_the_bits() -> None:
     model = Model({"attn_q": 0.1, "attn_k": 1.0, "ffn_down": 10.0})
-    found = Search(damages(), N_LAYERS, measures=[model]).find(even("q4_k"))
+    found = Search(damages(), N_LAYERS, measure=model).find(even("q4_k"))
     bits = {"q2_k": 2, "iq2_s": 2, "q3_k": 3, "q4_k": 4, "q5_k": 5, "q6_k": 6}
     mean = {k: sum(bits[t] for n, t in found.types.items() if k in n) / N_LAYERS for k in KINDS}
     assert mean["ffn_down"] > mean["attn_k"] > mean["attn_q"]
@@ -192,7 +123,7 @@ def test_the_errors_alone_take_all_tensors_alike() -> None:
 def test_a_cliff_that_errors_do_not_show_is_measured_and_kept_away_from() -> None:
     """At three bits all is well; the first choice below is far off, measured, and corrected."""
     model = Model({"attn_q": 1.0, "attn_k": 3.0, "ffn_down": 0.05}, cliff=0.3)
-    found = Search(damages(), N_LAYERS, measures=[model]).find(even("q3_k"))
+    found = Search(damages(), N_LAYERS, measure=model).find(even("q3_k"))
     low = [n for n, t in found.types.items() if "ffn_down" in n and TYPES[t] > 0.05]
     assert not low
     assert found.kld is not None
@@ -213,7 +144,7 @@ def test_pinned_tensors_are_measured_with_the_whole() -> None:
     model = Model({"attn_q": 1.0, "attn_k": 1.0, "ffn_down": 1.0})
     free = {n: d for n, d in damages().items() if "blk.0." not in n}
     pinned = {n: "q2_k" for n in damages() if "blk.0." in n}
-    found = Search(free, N_LAYERS, pinned=pinned, measures=[model]).find(even("q4_k"))
+    found = Search(free, N_LAYERS, pinned=pinned, measure=model).find(even("q4_k"))
     assert {**pinned, **found.types} in model.seen
     assert found.kld == pytest.approx(model.of({**pinned, **found.types}))
     assert set(found.types) == set(free)
@@ -221,7 +152,7 @@ def test_pinned_tensors_are_measured_with_the_whole() -> None:
 
 def test_where_time_ends_the_largest_groups_are_measured_and_the_rest_is_guessed() -> None:
     model = Model({"attn_q": 1.0, "attn_k": 1.0, "ffn_down": 1.0})
-    search = Search(damages(), N_LAYERS, measures=[model], until=time.monotonic() - 1)
+    search = Search(damages(), N_LAYERS, measure=model, until=time.monotonic() - 1)
     found = search.find(even("q4_k"))
     assert (found.runs, found.complete, found.kld) == (0, False, None)
     assert found.size_bytes <= even("q4_k")
@@ -229,7 +160,7 @@ def test_where_time_ends_the_largest_groups_are_measured_and_the_rest_is_guessed
 
 def test_a_second_size_uses_what_the_first_one_learned() -> None:
     model = Model({"attn_q": 0.1, "attn_k": 1.0, "ffn_down": 10.0})
-    search = Search(damages(), N_LAYERS, measures=[model])
+    search = Search(damages(), N_LAYERS, measure=model)
     first = search.find(even("q4_k"))
     again = search.find(even("q4_k"))
     assert again.types == first.types
@@ -250,13 +181,13 @@ def test_a_tensor_whose_error_looks_small_counts_as_its_group_does() -> None:
     def measure(types: Mapping[str, str]) -> float:
         return sum(TYPES[kind] for kind in types.values())
 
-    found = Search(seen, N_LAYERS, measures=[measure]).find(even("q4_k"))
+    found = Search(seen, N_LAYERS, measure=measure).find(even("q4_k"))
     assert found.types[odd] == "q4_k"
 
 
 def test_every_group_is_explained() -> None:
     model = Model({"attn_q": 1.0, "attn_k": 1.0, "ffn_down": 2.0})
-    found = Search(damages(), N_LAYERS, measures=[model], parts=2).find(even("q4_k"))
+    found = Search(damages(), N_LAYERS, measure=model, parts=2).find(even("q4_k"))
     assert [g.group for g in found.groups] == [f"{k}/{i}" for k in KINDS for i in (1, 2)]
     assert sum(g.size_bytes for g in found.groups) == found.size_bytes
     for group in found.groups:
