@@ -122,7 +122,7 @@ class DoesNotFit(LocalLLMError):
 
 
 class GpuRequired(DoesNotFit):
-    """`--require-gpu`, and part of the model would run on the CPU."""
+    """`--require-gpu`, and part of a model would run on the CPU; or a device that is not there."""
 
 
 # --- 5: a gate ---------------------------------------------------------------------------

@@ -64,6 +64,21 @@ class Policy:
         """Whether a member is watched that is (or is not) outside this machine."""
         return self.scope is Scope.ALL or (self.scope is Scope.OUTSIDE and outside)
 
+    @property
+    def laxer(self) -> tuple[str, ...]:
+        """What it lets go that the default policy does not: kinds ("everything" for all), and
+        findings that are not sure. A policy from a file of somebody else's may."""
+        if self.scope is Scope.NONE:
+            return ("everything",)
+        held = [kind for kind in Kind if _DEFAULTS[kind] is not Action.ALLOW]
+        free = [k for k in held if _level(self.action(k)) < _level(_DEFAULTS[k])]
+        if all(self.action(kind) is Action.ALLOW for kind in held):
+            return ("everything",)
+        found = [kind.value for kind in free]
+        if self.min_confidence > LIKELY:
+            found.append(f"what is less sure than {self.min_confidence:g}")
+        return tuple(found)
+
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Policy:
         """A policy from a router's file: `{"email": "allow", "secrets": "local",
@@ -149,6 +164,10 @@ def join(decisions: list[Decision]) -> Decision:
     fired = tuple(Fired(kind, counts[kind], actions[kind]) for kind in Kind if counts[kind])
     action = max((d.action for d in decisions), key=_STRICTNESS.index, default=Action.ALLOW)
     return Decision(action, fired, ())
+
+
+def _level(action: Action) -> int:
+    return _STRICTNESS.index(action)
 
 
 def _kinds(name: str) -> frozenset[Kind]:

@@ -90,3 +90,12 @@ def test_a_prompt_and_its_attachments_are_decided_together() -> None:
 def test_a_decision_never_shows_the_data() -> None:
     decision = decide(PROMPT, Policy())
     assert "jane" not in repr(decision) and "AKIA" not in f"{decision.record()}"
+
+
+def test_what_a_policy_from_elsewhere_lets_go_is_named() -> None:
+    assert Policy().laxer == ()
+    assert Policy.parse({"email": "local", "corporate_number": "mask"}).laxer == ()
+    assert set(Policy.parse({"email": "allow", "card": "mask"}).laxer) == {"email", "card"}
+    assert Policy.parse({"default": "allow"}).laxer == ("everything",)
+    assert Policy.parse({"applies_to": "none"}).laxer == ("everything",)
+    assert Policy.parse({"min_confidence": 0.99}).laxer == ("what is less sure than 0.99",)
