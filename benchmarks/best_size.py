@@ -43,7 +43,7 @@ from localllm.quantize.size_ground import Preset, ground_of
 from localllm.quantize.size_judge import Answers, Change, answers, change
 from localllm.quantize.size_limit import Limit
 from localllm.quantize.size_prepare import Prepared, prepare, within
-from localllm.quantize.size_text import JUDGE, SEARCH, Contexts, texts_for
+from localllm.quantize.size_text import JUDGE, SEARCH, WHOLE, Contexts, texts_for
 from localllm.quantize.source import Source, open_source
 from localllm.registry import Registry
 from localllm.ui import Sink
@@ -121,6 +121,7 @@ class Bench:
                 prepared.damages,
                 prepared.n_layers,
                 measure=base.measure,
+                measure_whole=base.measure_whole,
                 parts=self.parts,
                 advance=lambda what: print(f"  {what}", flush=True),
             )
@@ -160,12 +161,12 @@ def rows(
     texts = texts_for([])
     vectors, judged_by = bench.all.vectors, replace(JUDGE, n=contexts)
     with opened_base(
-        bench.source.path, vectors, texts, 0, bench.sink, (searched, judged_by)
+        bench.source.path, vectors, texts, 0, bench.sink, (searched, WHOLE, judged_by)
     ) as base:
         for name in names:
             preset = bench.preset(name)
             theirs = bench.judged(preset.request, name, base, contexts)
-            there = base.measure(bench.lossy(preset))
+            there = base.measure_whole(bench.lossy(preset))
             pinned: Answers | None = None
             for mode in modes:
                 request, size, found = bench.choose(name, mode, base)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from localllm.chat.tools import ToolBox, open_tools
 from localllm.chat.tools.asking import asker
 from localllm.errors import ExitCode, Interrupted, UsageProblem
 from localllm.library.answering import Far, Judgeable
+from localllm.library.describe import loose_model
+from localllm.library.merging.kin import stranger
 from localllm.registry import Model, Registry
 from localllm.registry.chats import Chats
 from localllm.ui import Sink
@@ -113,6 +115,7 @@ def _hold(
     session = _opened(wanted, wishes, sink)
     try:
         _advise(session, wanted, sink)
+        _warn_of_strangers(wanted.model, wishes, registry, sink)
         if ready.images:
             session.require_images()
         view = view_for(sink, wanted.settings, markdown=not wanted.raw)
@@ -171,6 +174,18 @@ def _text(wanted: Wanted, files: Sequence[str], sink: Sink) -> str:
     if not text.strip():
         raise UsageProblem("nothing to answer: stdin is empty", _ASK)
     return text
+
+
+def _warn_of_strangers(
+    model: Model | Far, wishes: LoadWishes, registry: Registry, sink: Sink
+) -> None:
+    """Adapters that were trained on another model: llama.cpp looks at shapes alone."""
+    if not isinstance(model, Model) or model.digest is None:
+        return  # nobody knows what it is, and to hash it takes longer than the answer
+    for path, _ in wishes.adapters:
+        found = stranger(replace(loose_model(path), name=path.name), model, registry)
+        if found is not None:
+            sink.warn(found[1])
 
 
 def _advise(session: Session | FarSession, wanted: Wanted, sink: Sink) -> None:

@@ -17,7 +17,7 @@ from localllm.quantize.search.live import LiveWeights
 from localllm.quantize.search.trial import KnownAnswers, Trial
 from localllm.quantize.search.weights import Weights
 from localllm.quantize.size_judge import plan_options
-from localllm.quantize.size_text import JUDGE, SEARCH, Contexts, Texts, contexts_of
+from localllm.quantize.size_text import JUDGE, SEARCH, WHOLE, Contexts, Texts, contexts_of
 from localllm.quantize.source import Source
 from localllm.registry import Registry
 from localllm.ui import Bytes, Sink
@@ -35,15 +35,20 @@ _INT8 = ("i8", "i16", "i32", "i64")
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The loaded original: `trial` changes it. `judged_by` are the contexts of the final
-    judgment."""
+    """The loaded original: `trial` changes it, and has the contexts to search with. `whole` are
+    those to compare whole choices by, `judged_by` those of the final judgment."""
 
     trial: Trial
+    whole: KnownAnswers
     judged_by: KnownAnswers
 
     def measure(self, types: Mapping[str, str]) -> float:
         """The mean divergence of a choice on the search's contexts, nats a token."""
         return self.trial.measure(types).mean.value
+
+    def measure_whole(self, types: Mapping[str, str]) -> float:
+        """The same on more of them."""
+        return self.trial.measure(types, self.whole).mean.value
 
 
 @contextmanager
@@ -93,11 +98,11 @@ def opened_base(
     texts: Texts,
     n_threads: int,
     sink: Sink,
-    contexts: tuple[Contexts, Contexts] = (SEARCH, JUDGE),
+    contexts: tuple[Contexts, Contexts, Contexts] = (SEARCH, WHOLE, JUDGE),
 ) -> Iterator[Base]:
     """Load the float file at `path` into memory of its own (its whole size, not mapped) and
-    compute what it answers to the texts: for searching and for judging, as many contexts as
-    `contexts` says, in this order.
+    compute what it answers to the texts: for searching, for comparing whole choices and for
+    judging, as many contexts as `contexts` says, in this order.
 
     Raises DoesNotFit, EngineError (models that generate no text), UsageProblem (texts too
     short), and what loading raises.
@@ -125,16 +130,18 @@ def opened_base(
         for advice in opened.advice:
             sink.note(advice.message + (f" ({advice.hint})" if advice.hint else ""))
         tokenizer = opened.model.tokenizer
-        search = contexts_of(texts.search, tokenizer, contexts[0])
-        judge = contexts_of(texts.judge, tokenizer, contexts[1])
-        with sink.progress.steps("answers of the original", 2) as advance:
+        search, whole = (contexts_of(texts.search, tokenizer, size) for size in contexts[:2])
+        judge = contexts_of(texts.judge, tokenizer, contexts[2])
+        with sink.progress.steps("answers of the original", 3) as advance:
             trial = stack.enter_context(
                 _trial(weights, live, opened.context, search, vectors, opened.context.n_threads)
             )
             advance(1)
-            judged_by = trial.judged_by(judge)
-            advance(1)
-        yield Base(trial, judged_by)
+            known = []
+            for chunks in (whole, judge):
+                known.append(trial.judged_by(chunks))
+                advance(1)
+        yield Base(trial, *known)
 
 
 def _trial(

@@ -236,6 +236,7 @@ def _searched(
             prepared.n_layers,
             pinned=pinned,
             measure=base.measure,
+            measure_whole=base.measure_whole,
             until=until,
             parts=_parts(prepared, run_s, until),
             advance=lambda what: advance(1, what),

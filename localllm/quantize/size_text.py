@@ -51,6 +51,7 @@ class Contexts:
 
 # Errors cluster by context, so many short ones tell more than few long ones of the same cost.
 SEARCH = Contexts(32, 64, 16)
+WHOLE = Contexts(128, 64, 16)  # for the few whole choices
 JUDGE = Contexts(32, 192, 32)
 
 

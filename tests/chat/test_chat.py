@@ -115,6 +115,19 @@ def test_an_adapter_changes_the_answer(cli: Cli, tiny_model: Model, tmp_path: Pa
     assert cli("chat", "tiny", "hi", "--lora", "tiny").exit_code == 7
 
 
+def test_an_adapter_of_another_model_is_told(cli: Cli, tiny_model: Model, tmp_path: Path) -> None:
+    """The shapes fit, so llama.cpp attaches it without a word."""
+    from localllm.library.lineage import lineage_metadata
+    from localllm.registry import Lineage
+
+    for number, digest in enumerate((tiny_model.digest, "1" * 64)):
+        made = Lineage("finetune", (("their-model", digest),), "localllm finetune")
+        adapter = tiny_lora(tmp_path / f"{number}.gguf", metadata=dict(lineage_metadata(made)))
+        done = cli("chat", "tiny", "hello", *GREEDY, "--lora", adapter)
+        assert done.exit_code == 0, done
+        assert ("was trained on their-model" in done.err) is (digest != tiny_model.digest)
+
+
 def test_a_model_brings_its_adapter(cli: Cli, registry: Registry, tmp_path: Path) -> None:
     base, adapter = tiny_llama(tmp_path / "b.gguf"), tiny_lora(tmp_path / "a.gguf", seed=5)
     came = arrival("tuned", base, in_place=True)

@@ -124,6 +124,10 @@ def _pieces(tokenizer: Tokenizer) -> list[bytes]:
 
 def decoded(raw: bytes) -> tuple[str, bytes] | None:
     """Whole characters, and the bytes of one that is not complete; None for what is no UTF-8."""
+    try:
+        return raw.decode(), b""  # nearly always
+    except UnicodeDecodeError:
+        pass
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         text = decoder.decode(raw)

@@ -13,28 +13,36 @@ _DEEPEST = 32  # a loop can only come from a hand-made manifest
 
 
 def check_kin(adapter: Model, base: Model, registry: Registry) -> None:
-    """Raise UsageProblem where `adapter` says that it was trained on a model that `base` is not
-    related to: not the same content, no variant of the same repository, and neither made from
-    the other nor from a common parent.
+    """Raise UsageProblem where `stranger` finds one."""
+    found = stranger(adapter, base, registry)
+    if found is not None:
+        name, says = found
+        raise UsageProblem(says, f"merge into {name}, or say --any-base")
+
+
+def stranger(adapter: Model, base: Model, registry: Registry) -> tuple[str, str] | None:
+    """Where `adapter` says that it was trained on a model that `base` is not related to (not
+    the same content, no variant of the same repository, and neither made from the other nor
+    from a common parent): that model's name, and a sentence that says so.
 
     An adapter that says nothing passes: its shapes are checked elsewhere.
     """
     made = made_from(adapter)
     parents = () if made is None else tuple(p for p in made.parents if p[1] is not None)
     if made is None or not parents or made.operation == "convert":
-        return
+        return None
     name, digest = parents[0]
     trained_on = _known(name, digest, registry)
     if _same_repository(trained_on, base):
-        return
+        return None
     ours = set(_family(base, registry))
     theirs = {digest, *(() if trained_on is None else _family(trained_on, registry))}
-    if not ours & theirs:
-        raise UsageProblem(
-            f"{adapter.name} was trained on {name} (sha256 {str(digest)[:12]}), and {base.name} "
-            "is neither that nor made from it; the shapes fit, which says little",
-            f"merge into {name}, or say --any-base",
-        )
+    if ours & theirs:
+        return None
+    return name, (
+        f"{adapter.name} was trained on {name} (sha256 {str(digest)[:12]}), and {base.name} "
+        "is neither that nor made from it; the shapes fit, which says little"
+    )
 
 
 def made_from(model: Model) -> Lineage | None:

@@ -53,7 +53,7 @@ def allocate(items: Sequence[Item], budget_bytes: int) -> Allocation:
     Options that another one beats in size and damage are never taken. Raises DoesNotFit where
     even the smallest types exceed the budget, naming the least size there is.
     """
-    useful = [Item(item.name, _pareto(item.options)) for item in items]
+    useful = [Item(item.name, pareto(item.options)) for item in items]
     least = sum(item.options[0].size_bytes for item in useful)
     if least > budget_bytes:
         raise DoesNotFit(
@@ -90,7 +90,7 @@ def allocate(items: Sequence[Item], budget_bytes: int) -> Allocation:
     )
 
 
-def _pareto(options: Sequence[Option]) -> tuple[Option, ...]:
+def pareto(options: Sequence[Option]) -> tuple[Option, ...]:
     """Smallest first; each one larger does less damage than all before."""
     kept: list[Option] = []
     for option in sorted(options, key=lambda o: (o.size_bytes, o.damage)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from localllm.quantize.search.allocate import Allocation, Item, Option, allocate
+from localllm.quantize.search.allocate import Allocation, Item, Option, allocate, pareto
 from localllm.quantize.search.choices import allowed
 from localllm.quantize.search.curves import Curves
 from localllm.quantize.search.found import GroupDamage
@@ -18,6 +18,8 @@ from localllm.quantize.search.groups import PARTS, group_by_tensor, grouped
 from localllm.quantize.search.rounding import Rounding
 from localllm.quantize.search.sensitivity import Damage
 
+_LARGE = 0.05  # of the budget: what the types of one tensor may differ by
+_MOST_LARGE = 3
 _REFERENCES = ("q4_0", "q8_0", "f16")  # a type that all tensors of a group can have
 
 
@@ -41,10 +43,36 @@ class DamageModel:
         self._by_type = {n: {d.type: d for d in ds} for n, ds in damages.items()}
         self._scale = {n: s for g in self.groups.values() for n, s in self._evened(g).items()}
 
-    def allocated(self, budget_bytes: int) -> dict[str, str]:
-        """The best choice by what is known now. Raises DoesNotFit where the smallest types
-        exceed the budget."""
-        return dict(self._allocation(budget_bytes).types)
+    def allocated(
+        self, budget_bytes: int, fixed: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """The best choice by what is known now, with the types `fixed` of some tensors. Raises
+        DoesNotFit where the smallest types exceed the budget."""
+        return dict(self._allocation(budget_bytes, fixed or {}).types)
+
+    def large(self, budget_bytes: int) -> list[str]:
+        """Tensors whose type decides what is left for the others, the largest first."""
+        spread = {n: max(d.size_bytes for d in ds) - min(d.size_bytes for d in ds)
+                  for n, ds in self.wise.items()}  # fmt: skip
+        found = [name for name in spread if spread[name] >= _LARGE * budget_bytes]
+        return sorted(found, key=lambda name: -spread[name])[:_MOST_LARGE]
+
+    def beside(self, name: str, kind: str, n: int) -> list[str]:
+        """The `n` next smaller and larger types of a tensor, of those that a larger one does
+        not beat, the nearest first."""
+        front = [option.type for option in pareto(self._options(name))]
+        at = front.index(kind) if kind in front else 0
+        order = sorted(range(len(front)), key=lambda i: abs(i - at))
+        return [front[i] for i in order if 0 < abs(i - at) <= n]
+
+    def has_room(self, budget_bytes: int, fixed: Mapping[str, str]) -> bool:
+        """Whether the smallest types of the others fit beside those."""
+        return budget_bytes >= sum(
+            self._by_type[name][fixed[name]].size_bytes
+            if name in fixed
+            else min(d.size_bytes for d in options)
+            for name, options in self.wise.items()
+        )
 
     def trimmed(self, types: Mapping[str, str], bytes_over: int) -> dict[str, str] | None:
         """One tensor's type changed, so that `bytes_over` are saved for the least damage. None
@@ -61,16 +89,27 @@ class DamageModel:
 
     def bound(self, budget_bytes: int) -> float:
         """A prediction that no choice could be under."""
-        return self._allocation(budget_bytes).bound
+        return self._allocation(budget_bytes, {}).bound
 
-    def _allocation(self, budget_bytes: int) -> Allocation:
+    def _allocation(self, budget_bytes: int, fixed: Mapping[str, str]) -> Allocation:
         """With the types that are wise; with all, where only those are small enough."""
         least = sum(min(d.size_bytes for d in options) for options in self.wise.values())
-        items = [
-            Item(name, tuple(Option(d.type, d.size_bytes, self._damage(d)) for d in options))
-            for name, options in (self.wise if least <= budget_bytes else self.damages).items()
-        ]
+        given = self.wise if least <= budget_bytes else self.damages
+        items = [Item(name, self._options(name, given, fixed.get(name))) for name in given]
         return allocate(items, budget_bytes)
+
+    def _options(
+        self,
+        name: str,
+        given: Mapping[str, Sequence[Damage]] | None = None,
+        fixed: str | None = None,
+    ) -> tuple[Option, ...]:
+        options = (self.wise if given is None else given)[name]
+        return tuple(
+            Option(d.type, d.size_bytes, self._damage(d))
+            for d in options
+            if fixed in (None, d.type)
+        )
 
     def _evened(self, names: Sequence[str]) -> dict[str, float]:
         """What each tensor's errors are multiplied by, so that in one type all tensors of a

@@ -3,9 +3,10 @@
 Damage is taken as a sum over tensors (`damage_model`), and what it takes to know it is measured:
 first each group alone, near the size wanted; then each kind of tensor in types that lose next to
 nothing else, and each layer; then groups again where the types chosen lie far from what was
-measured, until they do not. Measuring whole choices that differ by chance, to correct what groups
-count for beside each other, was tried and left out: it took more runs than all of this, and what
-it chose was no better on text of its own (docs/quantize.md).
+measured, until they do not. A tensor so large that its type decides what is left for all others
+(an embedding) is not left to the sum: choices with other types of it are measured whole, and the
+best is taken. (Measuring choices that differ by chance, to correct every group's count, took five
+times as many runs and chose no better on other text.)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Measure = Callable[[Mapping[str, str]], float]  # mean KL divergence, nats a tok
 # A choice whose error differs by more than this from what was measured is measured itself.
 _FAR = 1.7
 _ROUNDS = 3  # of choosing and measuring what was chosen far off
+_BESIDE = 2  # types on either side that are tried of a large tensor
 
 
 @dataclass
@@ -35,20 +37,22 @@ class Search:
     """What is known of one model; `find` may be called for several sizes, and learns.
 
     `damages` has the types each tensor may get, `pinned` types of others that stay. Divergences
-    are measured with `measure` until the moment `until` (of time.monotonic); without it, errors
-    decide alone.
+    are measured with `measure`, those of whole choices with `measure_whole` (on more text), until
+    the moment `until` (of time.monotonic); without, errors decide alone.
     """
 
     damages: Mapping[str, Sequence[Damage]]
     n_layers: int
     pinned: Mapping[str, str] = field(default_factory=dict)
     measure: Measure | None = None
+    measure_whole: Measure | None = None
     until: float = float("inf")
     parts: int = PARTS
     advance: Callable[[str], None] = lambda what: None
 
     def __post_init__(self) -> None:
         self.model = DamageModel(self.damages, self.n_layers, self.parts)
+        self.measure_whole = self.measure_whole or self.measure
         self.runs = 0
         self.stopped = False
 
@@ -65,8 +69,7 @@ class Search:
                 chosen = self.allocated(budget_bytes)
                 if not self._probe_far(chosen):
                     break
-            chosen = self.allocated(budget_bytes)
-            kld = self._run("the choice", {**self.pinned, **chosen}, needed=False)
+            chosen, kld = self._settled_large(budget_bytes)
         return Found(
             types=chosen,
             size_bytes=self.model.size_bytes(chosen),
@@ -158,16 +161,51 @@ class Search:
         self.model.curves.add(group, Point(dict(types), len(types), error, kld, lost))
         return True
 
+    # --- whole choices --------------------------------------------------------------------
+
+    def _settled_large(self, budget_bytes: int) -> tuple[dict[str, str], float | None]:
+        """The choice, and its divergence: of large tensors the type with which the whole choice
+        was measured to lose least, the others as the sum of damages has it beside them."""
+        chosen, fixed = self.allocated(budget_bytes), dict[str, str]()
+        kld = self._whole_run("the choice", chosen)
+        for name in self.model.large(budget_bytes):
+            tried = {chosen[name]}
+            while kld is not None:
+                found = None
+                for kind in self.model.beside(name, chosen[name], _BESIDE):
+                    if kind in tried or not self.model.has_room(
+                        budget_bytes, {**fixed, name: kind}
+                    ):
+                        continue
+                    tried.add(kind)
+                    other = self.model.allocated(budget_bytes, {**fixed, name: kind})
+                    loss = self._whole_run(f"{name} in {kind}", other)
+                    if loss is not None and loss < kld:
+                        found, kld = other, loss
+                if found is None:
+                    break
+                chosen = found
+            fixed[name] = chosen[name]
+        return chosen, kld
+
     # --- running --------------------------------------------------------------------------
 
-    def _run(self, label: str, types: Mapping[str, str], *, needed: bool = True) -> float | None:
+    def _whole_run(self, label: str, chosen: Mapping[str, str]) -> float | None:
+        types = {**self.pinned, **chosen}
+        return self._run(label, types, needed=False, measure=self.measure_whole)
+
+    def _run(
+        self, label: str, types: Mapping[str, str], *,
+        needed: bool = True, measure: Measure | None = None,
+    ) -> float | None:  # fmt: skip
         """None where time is over; where what was `needed` could not be run, that is noted."""
-        if self.measure is None or time.monotonic() >= self.until:
+        measure = measure or self.measure
+        if measure is None or time.monotonic() >= self.until:
             self.stopped |= needed
             return None
         self.advance(label)
         self.runs += 1
-        return self.measure(types)
+        return measure(types)
 
     def trimmed(self, types: Mapping[str, str], bytes_over: int) -> dict[str, str]:
         """`types` with so many bytes less, changed as little as can be."""

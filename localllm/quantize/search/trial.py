@@ -78,13 +78,15 @@ class Trial(Closing):
         """Whether the model computes with this tensor in a way that is seen from outside."""
         return name in self._live
 
-    def measure(self, types: Mapping[str, str]) -> KldSample:
+    def measure(self, types: Mapping[str, str], by: KnownAnswers | None = None) -> KldSample:
         """The divergence from the original with each tensor of `types` in its type, all others
-        as they were; tensors that cannot be changed stay. Raises DamagedFile for NaN."""
+        as they were; tensors that cannot be changed stay. On `by`, else the trial's own
+        contexts. Raises DamagedFile for NaN."""
         from localllm.engine.quality import kld_sample
 
+        by = by or self.usual
         self._set({name: kind.lower() for name, kind in types.items() if self.can_change(name)})
-        return kld_sample(self._context, self.usual.chunks, self.usual.references, self._n_threads)
+        return kld_sample(self._context, by.chunks, by.references, self._n_threads)
 
     def judged_by(self, chunks: Iterable[Chunk]) -> KnownAnswers:
         """What the original answers to other contexts, for judging by them later."""

@@ -150,6 +150,35 @@ def test_pinned_tensors_are_measured_with_the_whole() -> None:
     assert set(found.types) == set(free)
 
 
+def test_a_large_tensors_type_is_found_by_whole_choices() -> None:
+    """Alone the embedding seems to hurt a hundred times as much as it does beside the others: by
+    the sum of damages it would get most of the bytes."""
+    big, times = "token_embd.weight", 24
+    size = {t: times * ROWS * row_type(t).row_bytes(COLUMNS) for t in TYPES}
+    both = damages() | {big: tuple(Damage(big, t, size[t], TYPES[t]) for t in TYPES)}
+    seen: list[dict[str, str]] = []
+
+    def loss(types: Mapping[str, str]) -> float:
+        alone = 100.0 if len(types) == 1 else 1.0
+        return sum(TYPES[t] * (alone if name == big else 1.0) for name, t in types.items())
+
+    def whole(types: Mapping[str, str]) -> float:
+        seen.append(dict(types))
+        return loss(types)
+
+    budget = even("q4_k") + size["q4_k"]
+    plain = Search(both, N_LAYERS, measure=loss)
+    plain._probe(budget)
+    by_sum = plain.allocated(budget)
+    found = Search(both, N_LAYERS, measure=loss, measure_whole=whole).find(budget)
+    assert found.types[big] != by_sum[big]
+    assert loss(found.types) < 0.6 * loss(by_sum)
+    assert found.kld == pytest.approx(loss(found.types)) == min(map(loss, seen))
+    assert found.size_bytes <= budget
+    assert 3 <= len(seen) <= len(TYPES)  # whole choices: itself, and types beside it
+    assert len({types[big] for types in seen}) == len(seen)
+
+
 def test_where_time_ends_the_largest_groups_are_measured_and_the_rest_is_guessed() -> None:
     model = Model({"attn_q": 1.0, "attn_k": 1.0, "ffn_down": 1.0})
     search = Search(damages(), N_LAYERS, measure=model, until=time.monotonic() - 1)
