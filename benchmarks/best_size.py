@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from localllm.engine.quantize import Quantizer
+from localllm.engine.quantize.quantize import Quantizer
 from localllm.library.describe import loose_model
 from localllm.quantize.importance import Importance, importance_file, load_importance
 from localllm.quantize.plan import Request, engine_options, make_plan
@@ -38,12 +38,12 @@ from localllm.quantize.recipe import Recipe
 from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import PARTS
 from localllm.quantize.search.search import Search
-from localllm.quantize.size_base import Base, opened_base
-from localllm.quantize.size_ground import Preset, ground_of
-from localllm.quantize.size_judge import Answers, Change, answers, change
-from localllm.quantize.size_limit import Limit
-from localllm.quantize.size_prepare import Prepared, prepare, within
-from localllm.quantize.size_text import JUDGE, SEARCH, WHOLE, Contexts, texts_for
+from localllm.quantize.size.base import Base, opened_base
+from localllm.quantize.size.ground import Preset, ground_of
+from localllm.quantize.size.judge import Answers, Change, answers, change
+from localllm.quantize.size.limit import Limit
+from localllm.quantize.size.prepare import Prepared, prepare, within
+from localllm.quantize.size.text import JUDGE, SEARCH, WHOLE, Contexts, texts_for
 from localllm.quantize.source import Source, open_source
 from localllm.registry import Registry
 from localllm.ui import Sink

@@ -69,7 +69,7 @@ def run(command: list[str], env: dict[str, str]) -> Cost:
 ENGINE = """
 import sys
 from pathlib import Path
-from localllm.engine.quantize import QuantizeOptions, quantize
+from localllm.engine.quantize.quantize import QuantizeOptions, quantize
 source, out, kind, threads = sys.argv[1:]
 quantize(Path(source), Path(out), QuantizeOptions(kind, n_threads=int(threads)))
 """

@@ -36,7 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from localllm.engine.context import Context
-from localllm.engine.draft import DraftAccounting, DraftGenerator, DraftOptions
+from localllm.engine.draft.draft import DraftAccounting, DraftGenerator, DraftOptions
 from localllm.engine.generator import LocalGenerator
 from localllm.engine.model import Model
 from localllm.engine.options import ContextOptions

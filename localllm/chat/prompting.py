@@ -16,7 +16,7 @@ from localllm.thinking import ThinkingFormat
 if TYPE_CHECKING:
     from localllm.chat.session import Session
     from localllm.engine.template import Rendered
-    from localllm.engine.vision_prompt import MediaPrompt
+    from localllm.engine.vision.prompt import MediaPrompt
     from localllm.toolcalls import ToolFormat
 
 
@@ -55,7 +55,7 @@ class Prompting:
     ) -> Asked:
         """The prompt for `messages`; `thinking` and `tools` None are those of the conversation."""
         from localllm.engine.template import encode_prompt
-        from localllm.engine.vision import has_images, seeing
+        from localllm.engine.vision.vision import has_images, seeing
 
         began = time.perf_counter()
         vision = self._generator.vision

@@ -86,7 +86,7 @@ class Session(Closing):
     def require_images(self) -> None:
         """Load what sees images, once. Raises UsageProblem for a model without, and what Vision
         raises."""
-        from localllm.engine.vision import Vision
+        from localllm.engine.vision.vision import Vision
         from localllm.placement import this_machine
 
         if self.generator.vision is not None:
@@ -233,7 +233,7 @@ def _generator(
         from localllm.engine.generator import LocalGenerator
 
         return LocalGenerator(opened.context, model.name, chat_template)
-    from localllm.engine.draft import DraftGenerator
+    from localllm.engine.draft.draft import DraftGenerator
 
     draft_context = drafting.context if drafting else None
     return DraftGenerator(opened.context, draft_context, model.name, chat_template)

@@ -16,7 +16,7 @@ from localllm.engine.options import ContextOptions, LoadOptions
 from localllm.engine.session import Session
 from localllm.engine.stream import TokenStream
 from localllm.engine.template import ChatTemplate, encode_prompt
-from localllm.engine.vision import Vision, has_images, seeing
+from localllm.engine.vision.vision import Vision, has_images, seeing
 from localllm.generation import Message, Sampling
 
 

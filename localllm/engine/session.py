@@ -11,7 +11,7 @@ from localllm.engine import native
 from localllm.engine.context import Context
 from localllm.engine.sampling import Sampler
 from localllm.engine.stream import TokenStream
-from localllm.engine.vision_prompt import MediaPrompt, whole_images
+from localllm.engine.vision.prompt import MediaPrompt, whole_images
 from localllm.errors import EngineError, UsageProblem
 from localllm.generation import Sampling
 

@@ -15,7 +15,7 @@ from localllm.generation import Accounting, FinishReason, Piece, Sampling
 
 if TYPE_CHECKING:
     from localllm.engine.session import Session
-    from localllm.engine.vision_prompt import MediaPrompt
+    from localllm.engine.vision.prompt import MediaPrompt
 
 
 @dataclass

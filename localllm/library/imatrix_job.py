@@ -13,7 +13,7 @@ from localllm.errors import UsageProblem
 from localllm.registry import Model
 
 if TYPE_CHECKING:
-    from localllm.engine.imatrix import Collector
+    from localllm.engine.imatrix.imatrix import Collector
     from localllm.formats.imatrix import Imatrix
 
 

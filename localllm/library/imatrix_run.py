@@ -12,7 +12,7 @@ from localllm.library.imatrix_job import Job, MadeImatrix
 from localllm.ui import Progress
 
 if TYPE_CHECKING:
-    from localllm.engine.imatrix import Chunks, Collector
+    from localllm.engine.imatrix.imatrix import Chunks, Collector
     from localllm.engine.model import Model as LoadedModel
     from localllm.formats.imatrix import Imatrix
     from localllm.placement import Opened
@@ -30,7 +30,7 @@ def run(
     begun: float,
 ) -> MadeImatrix:
     """Make the matrix at `final`, going on from the checkpoint `partial` if there is one."""
-    from localllm.engine.imatrix import Collector, Sums, batch_size
+    from localllm.engine.imatrix.imatrix import Collector, Sums, batch_size
     from localllm.engine.options import ContextOptions
     from localllm.formats.imatrix import check_writable, write_imatrix
     from localllm.placement import PlanOptions, open_model
@@ -71,7 +71,7 @@ def run(
 
 def _chunks(job: Job, model: LoadedModel) -> Chunks:
     """The text in whole chunks, as many as are wanted."""
-    from localllm.engine.imatrix import chunks_of
+    from localllm.engine.imatrix.imatrix import chunks_of
 
     tokenizer = model.tokenizer
     # llama.cpp's tools drop one line end at the end of a file
@@ -124,7 +124,7 @@ class _Saver:
         self._saved_at = time.monotonic()
 
     def run(self, opened: Opened, chunks: Chunks, advance: Callable[[int], None]) -> None:
-        from localllm.engine.imatrix import collect
+        from localllm.engine.imatrix.imatrix import collect
 
         def on_chunk(number: int) -> None:
             self._done = number + 1

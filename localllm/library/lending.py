@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from localllm.engine.adapter import Attached
     from localllm.engine.scheduler import SharedGenerator
     from localllm.engine.template import ChatTemplate
-    from localllm.engine.vision import Vision
+    from localllm.engine.vision.vision import Vision
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from localllm.engine.quality_figures import Divergence, Spread
-from localllm.engine.quality_interval import Estimate
+from localllm.engine.quality.figures import Divergence, Spread
+from localllm.engine.quality.interval import Estimate
 from localllm.library.quality.record import Quality, QualityReport
 from localllm.ui import Bytes, Fields, Heading, Note, Seconds, Table, View
 from localllm.ui.view import AnyCell, Part

@@ -8,7 +8,7 @@ from localllm.quantize import options as opt
 from localllm.quantize.measuring import Asked, show_ladder, show_measured
 from localllm.quantize.requests import Given
 from localllm.quantize.run import run_all
-from localllm.quantize.size_request import check_beside, size_asked
+from localllm.quantize.size.request import check_beside, size_asked
 from localllm.quantize.views import several
 from localllm.registry import Registry
 from localllm.ui import Sink
@@ -85,7 +85,7 @@ def quantize_command(
     measured.check(dry_run=dry_run, save_plan=save_plan, fits=fit, searches=searches)
     asked = size_asked(size, bpw, fit, n_ctx if not ladder else None, budget, quick, text or ())
     if asked is not None:
-        from localllm.quantize.size_views import show_best  # half of all modules of this command
+        from localllm.quantize.size.views import show_best  # half of all modules of this command
 
         check_beside(given, ladder=ladder)
         return show_best(

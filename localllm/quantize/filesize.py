@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from localllm.formats.gguf.types import VALUE_CODES, ValueType
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import TensorPlan
+    from localllm.engine.quantize.quantize import TensorPlan
     from localllm.formats.gguf import GGUFModel, Metadata
 
 _ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: llama.cpp's quantizer knows no other

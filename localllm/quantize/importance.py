@@ -13,7 +13,7 @@ from localllm.errors import UsageProblem
 from localllm.library.derive import digest_of
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import ImportanceFile, TensorPlan
+    from localllm.engine.quantize.quantize import ImportanceFile, TensorPlan
     from localllm.quantize.source import Source
 
 Vectors = Mapping[str, Any]  # tensor name -> float32 array of rows times experts
@@ -166,7 +166,7 @@ def importance_file(importance: Importance | None) -> Iterator[ImportanceFile | 
         return
     import tempfile
 
-    from localllm.engine.quantize import ImportanceFile, ImportanceVector
+    from localllm.engine.quantize.quantize import ImportanceFile, ImportanceVector
 
     with tempfile.TemporaryDirectory(prefix="localllm-imatrix-") as folder:
         path, vectors, offset = Path(folder) / "vectors.f32", [], 0

@@ -14,7 +14,7 @@ from localllm.quantize.recipe import Recipe, Scalar
 from localllm.quantize.source import Source
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import (
+    from localllm.engine.quantize.quantize import (
         Fallback,
         ImportanceFile,
         QuantizeOptions,
@@ -73,7 +73,7 @@ def engine_options(
     importance: ImportanceFile | None = None,
 ) -> QuantizeOptions:
     """The request as the engine takes it, `metadata` added to the recipe's."""
-    from localllm.engine.quantize_options import DEFAULT_BUFFER_BYTES, QuantizeOptions
+    from localllm.engine.quantize.options import DEFAULT_BUFFER_BYTES, QuantizeOptions
 
     recipe = request.recipe
     return QuantizeOptions(
@@ -104,7 +104,7 @@ def make_plan(source: Source, request: Request, quantizer: Quantizer) -> Plan:
 
     Raises UsageProblem for what llama.cpp would refuse later, DamagedFile, EngineError.
     """
-    from localllm.engine.quantize import ImportanceFile
+    from localllm.engine.quantize.quantize import ImportanceFile
 
     check_layers(source, request.recipe)
     # that there is one changes types; what is in it does not

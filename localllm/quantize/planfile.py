@@ -22,7 +22,7 @@ from localllm.errors import DamagedFile, FileGone, UsageProblem
 from localllm.quantize.recipe import Recipe, mixes, type_name
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import TensorPlan
+    from localllm.engine.quantize.quantize import TensorPlan
 
 FORMAT, VERSION = "localllm.quantize.plan", 1
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")

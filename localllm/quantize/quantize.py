@@ -28,7 +28,7 @@ from localllm.registry import Lineage, Model, Registry
 from localllm.ui import Progress
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import Quantizer, TensorPlan
+    from localllm.engine.quantize.quantize import Quantizer, TensorPlan
 
 
 def preview(source: Source, request: Request, progress: Progress) -> Quantized:
@@ -36,7 +36,7 @@ def preview(source: Source, request: Request, progress: Progress) -> Quantized:
 
     Raises UsageProblem, DamagedFile, EngineError as `quantize` would.
     """
-    from localllm.engine.quantize import Quantizer
+    from localllm.engine.quantize.quantize import Quantizer
 
     if request.importance is not None:
         check_importance(request.importance, source)
@@ -68,7 +68,7 @@ def quantize(
     missing or of another model), DamagedFile (also a source that changes meanwhile), DiskFull,
     EngineError.
     """
-    from localllm.engine.quantize import Quantizer
+    from localllm.engine.quantize.quantize import Quantizer
 
     if request.importance is not None:
         check_importance(request.importance, source)

@@ -87,7 +87,7 @@ def source_for(
 
 def save_planned(path: Path, source: Source, request: Request) -> None:
     """Write every tensor's type as a plan."""
-    from localllm.engine.quantize import Quantizer
+    from localllm.engine.quantize.quantize import Quantizer
 
     with Quantizer() as quantizer:
         write_plan(path, request.recipe, make_plan(source, request, quantizer).tensors)

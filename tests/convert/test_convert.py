@@ -311,7 +311,7 @@ def test_a_vision_part_computes_what_transformers_does(
     import numpy as np
 
     from localllm.engine.model import Model
-    from localllm.engine.vision import Vision
+    from localllm.engine.vision.vision import Vision
     from localllm.formats.gguf import read_header
     from localllm.generation import Message
     from localllm.library.lineage import lineage_in

@@ -120,7 +120,7 @@ def test_what_ggml_does_not_export_is_one_line() -> None:
 
 PROGRAM = """
 import sys
-import localllm.engine.generator, localllm.engine.quantize, localllm.engine.parallel
+import localllm.engine.generator, localllm.engine.quantize.quantize, localllm.engine.parallel
 import localllm.engine.build, localllm.engine.embed, localllm.engine.measure
 heavy = {"llama_cpp", "numpy", "gguf", "jinja2"} & set(sys.modules)
 assert not heavy, heavy

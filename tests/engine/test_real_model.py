@@ -16,7 +16,7 @@ from localllm.engine.generator import LocalGenerator
 from localllm.engine.measure import time_generation, time_prompt
 from localllm.engine.options import ContextOptions
 from localllm.engine.parallel import generate_many
-from localllm.engine.quantize import QuantizeOptions, plan_quantize
+from localllm.engine.quantize.quantize import QuantizeOptions, plan_quantize
 from localllm.generation import Message, Sampling
 from tests.engine.conftest import bare_greedy, ctrl_c
 

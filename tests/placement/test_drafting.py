@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.engine.draft import DraftGenerator
+from localllm.engine.draft.draft import DraftGenerator
 from localllm.engine.options import ContextOptions
 from localllm.errors import DoesNotFit, UsageProblem
 from localllm.generation import Message, Sampling

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from localllm.engine.model import Model
-from localllm.engine.vision import Vision
+from localllm.engine.vision.vision import Vision
 from localllm.errors import EngineError, FileGone
 from localllm.placement.projector import ProjectorNeed, beside_projector, projector_need
 from localllm.placement.target import Target, TargetGpu

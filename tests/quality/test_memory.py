@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from localllm.engine.quality_chunks import batch_size
+from localllm.engine.quality.chunks import batch_size
 from localllm.formats.gguf import read_model
 from localllm.library.describe import loose_model
 from localllm.library.quality.memory import fit_together

@@ -342,7 +342,7 @@ def test_without_room_for_the_sources_figures_it_is_computed_each_time(
     decoded: list[str],
 ) -> None:  # fmt: skip
     """A disk that has room for the models and not for that file: the figures are the same."""
-    from localllm.engine.quality_file import ReferenceWriter
+    from localllm.engine.quality.file import ReferenceWriter
 
     def full(self: ReferenceWriter, data: bytes) -> None:
         raise OSError(28, "No space left on device")

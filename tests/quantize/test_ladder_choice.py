@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from localllm.engine.quality_interval import Estimate
+from localllm.engine.quality.interval import Estimate
 from localllm.quantize.ladder.recommend import Candidate, basis, front, recommend
 from localllm.quantize.ladder.rungs import Fit
 from localllm.quantize.measured.record import Measured, Speed

@@ -28,7 +28,7 @@ def test_a_source_that_changes_meanwhile(
     cli: Cli, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rewritten with the same size and time, it is another file by its identity."""
-    from localllm.engine.quantize import Quantizer
+    from localllm.engine.quantize.quantize import Quantizer
 
     path = tiny_llama(tmp_path / "s.gguf")
     run = Quantizer.quantize
@@ -51,7 +51,7 @@ def test_a_source_that_changes_meanwhile(
 def test_a_file_that_is_cut_short_is_not_registered(
     cli: Cli, registry: Registry, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from localllm.engine.quantize import Quantizer
+    from localllm.engine.quantize.quantize import Quantizer
 
     run = Quantizer.quantize
 

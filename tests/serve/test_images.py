@@ -16,7 +16,7 @@ from localllm.engine.context import Context
 from localllm.engine.generator import LocalGenerator
 from localllm.engine.model import Model
 from localllm.engine.options import ContextOptions
-from localllm.engine.vision import Vision
+from localllm.engine.vision.vision import Vision
 from localllm.generation import Message, Sampling
 from localllm.registry import Registry
 from tests.conftest import arrival

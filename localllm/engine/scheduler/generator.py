@@ -11,7 +11,7 @@ from localllm.engine.scheduler.answer import Answer, OnEvent
 from localllm.engine.scheduler.request import Request
 from localllm.engine.scheduler.scheduler import Scheduler, SchedulerOptions
 from localllm.engine.template import ChatTemplate, encode_prompt
-from localllm.engine.vision import Vision, has_images, seeing
+from localllm.engine.vision.vision import Vision, has_images, seeing
 from localllm.generation import Message, Sampling
 
 

@@ -25,7 +25,7 @@ from localllm.engine.scheduler.share import (
     tokens_a_step,
 )
 from localllm.engine.scheduler.slot import AdapterKey, Slot, adapter_key
-from localllm.engine.vision_prompt import Run
+from localllm.engine.vision.prompt import Run
 from localllm.errors import EngineError, Interrupted, LocalLLMError
 
 # Steps of so many tokens tell how long a prompt takes.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from localllm.engine.scheduler.slot import AdapterKey
-from localllm.engine.vision_prompt import Wide, cells_of
+from localllm.engine.vision.prompt import Wide, cells_of
 
 
 def tokens_array(tokens: object) -> array[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from localllm.engine.adapter import Attached
 from localllm.engine.context import Context
-from localllm.engine.vision_prompt import MediaPrompt
+from localllm.engine.vision.prompt import MediaPrompt
 from localllm.errors import EngineError, LocalLLMError, UsageProblem
 from localllm.generation import Accounting, Sampling
 

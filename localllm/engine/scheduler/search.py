@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from localllm.engine.scheduler.prefix import Held, Saved, Store, common_length
 from localllm.engine.scheduler.slot import Slot
 from localllm.engine.sequences import Sequences
-from localllm.engine.vision_prompt import whole_images
+from localllm.engine.vision.prompt import whole_images
 
 _MIN_FOLLOWED = 32  # cells; less is not worth waiting for another request's prompt
 

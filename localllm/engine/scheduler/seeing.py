@@ -6,7 +6,7 @@ import time
 
 from localllm.engine.context import Context
 from localllm.engine.scheduler.slot import Slot
-from localllm.engine.vision_prompt import Run
+from localllm.engine.vision.prompt import Run
 
 
 def see(context: Context, slot: Slot, image: Run, n_batch: int) -> bool:

@@ -11,7 +11,7 @@ from localllm.engine.context import Context
 from localllm.engine.scheduler.rows import RowTimes
 from localllm.engine.scheduler.scores import fill_scored
 from localllm.engine.scheduler.slot import AdapterKey, Slot
-from localllm.engine.vision_prompt import Run
+from localllm.engine.vision.prompt import Run
 
 # Steps that sequences with one set of adapters have before those with another have theirs:
 # changing them makes llama.cpp build its graph anew.

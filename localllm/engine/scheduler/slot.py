@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from localllm.engine.adapter import Attached
 from localllm.engine.scheduler.request import DeadlinePassed, Event, Request
 from localllm.engine.scheduler.sample import Sample
-from localllm.engine.vision_prompt import MediaPrompt, Run, Wide, cells_of
+from localllm.engine.vision.prompt import MediaPrompt, Run, Wide, cells_of
 
 # Sequences computed with the same adapters at the same scales have the same key.
 AdapterKey = tuple[tuple[int, float], ...]

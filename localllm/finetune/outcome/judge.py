@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from localllm.engine.quality_chunks import Chunk
+    from localllm.engine.quality.chunks import Chunk
     from localllm.finetune.data import Example
 
 MOST_JUDGED = 200  # examples: llama.cpp scores some hundred tokens a second on a laptop
@@ -85,7 +85,7 @@ class Engine(Closing):
 
         `advance` gets the tokens that were computed.
         """
-        from localllm.engine.quality import Judge
+        from localllm.engine.quality.quality import Judge
 
         pairs = [_chunk(number, one) for number, one in enumerate(examples, 1)]
         losses: list[NDArray[np.float64]] = []
@@ -126,7 +126,7 @@ def _chunk(number: int, example: Example) -> tuple[Chunk, NDArray[np.bool_]]:
     """The example as the engine scores it, and which of the scored positions count."""
     import numpy as np
 
-    from localllm.engine.quality_chunks import Chunk
+    from localllm.engine.quality.chunks import Chunk
 
     places = np.flatnonzero(example.mask)
     places = places[places > 0]

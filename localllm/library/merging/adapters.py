@@ -50,7 +50,7 @@ from localllm.registry import Lineage, Model, Registry
 from localllm.ui import Progress
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import Quantizer
+    from localllm.engine.quantize.quantize import Quantizer
     from localllm.formats.gguf.rewrite import NewHeader
 
 
@@ -113,7 +113,7 @@ class _Work:
         progress: Progress,
         note: Callable[[str], None],
     ) -> None:
-        from localllm.engine.quantize import Quantizer
+        from localllm.engine.quantize.quantize import Quantizer
 
         self.base, self.adapters, self.request = base, adapters, request
         self.registry, self.progress, self.note = registry, progress, note

@@ -26,7 +26,7 @@ from localllm.library.merging.types import (
 )
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import Quantizer
+    from localllm.engine.quantize.quantize import Quantizer
 
 # A type keeps the tuning where the share that survives lies in this band. On the base's own grid
 # a usual adapter keeps 0 to 5 %. Over 1 is as bad: where the base's weights lie halfway between

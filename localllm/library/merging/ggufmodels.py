@@ -95,7 +95,7 @@ class GGUFForm:
 
     def _types(self, recipe: Ftype) -> TypePlan:
         """llama.cpp's own choice, from a stand-in of the result without weights."""
-        from localllm.engine.quantize import Quantizer
+        from localllm.engine.quantize.quantize import Quantizer
         from localllm.formats.gguf import parse_header
 
         wide = {job.name: self._wide(job) for job in self.planned.jobs}

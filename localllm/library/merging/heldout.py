@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from localllm.engine.quality_chunks import Chunk
+    from localllm.engine.quality.chunks import Chunk
     from localllm.placement import Opened
     from localllm.ui.progress import Meter
 
@@ -133,7 +133,7 @@ def _open(path: Path, request: LossRequest) -> Opened:
 
 def _chunks(opened: Opened, text: JudgedBy, n_chunks: int) -> tuple[Chunk, ...]:
     """The first contexts of the text."""
-    from localllm.engine.quality_chunks import chunks_of
+    from localllm.engine.quality.chunks import chunks_of
 
     tokenizer = opened.model.tokenizer
     tokens = tokenizer.encode(text.content)
@@ -154,7 +154,7 @@ def _losses(opened: Opened, chunks: Sequence[Chunk], advance: Meter) -> NDArray[
     """The mean loss a token of each context."""
     import numpy as np
 
-    from localllm.engine.quality import Judge
+    from localllm.engine.quality.quality import Judge
 
     found = []
     with Judge(opened.context) as judge:

@@ -12,7 +12,7 @@ from localllm.engine.ggml_types import row_type
 from localllm.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from localllm.engine.quantize import Quantizer
+    from localllm.engine.quantize.quantize import Quantizer
     from localllm.formats.gguf import GGUFModel
 
 FLOATS = ("f32", "f16", "bf16")
@@ -45,7 +45,7 @@ def recipe_named(name: str) -> Ftype:
 def plan_types(path: Path, recipe: Ftype, quantizer: Quantizer, *, weighted: bool) -> TypePlan:
     """Ask llama.cpp what it would store the tensors of the GGUF at `path` as; `weighted`: with an
     importance matrix. Raises UsageProblem where one is needed, EngineError."""
-    from localllm.engine.quantize import ImportanceFile, QuantizeOptions
+    from localllm.engine.quantize.quantize import ImportanceFile, QuantizeOptions
 
     options = QuantizeOptions(
         recipe.name,

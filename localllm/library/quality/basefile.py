@@ -17,9 +17,9 @@ from localllm.library.quality.vocabulary import Vocabulary
 from localllm.registry import Registry
 
 if TYPE_CHECKING:
-    from localllm.engine.quality_chunks import Chunk
-    from localllm.engine.quality_file import ReferenceFile, ReferenceWriter
-    from localllm.engine.quality_rows import Reference
+    from localllm.engine.quality.chunks import Chunk
+    from localllm.engine.quality.file import ReferenceFile, ReferenceWriter
+    from localllm.engine.quality.rows import Reference
 
 # What a file may differ in: it may hold more chunks than are asked for, and the same base may
 # have another name.
@@ -97,14 +97,14 @@ class BaseFile:
 
     def writer(self, tokens: Sequence[int], bos: int | None, n_chunks: int) -> ReferenceWriter:
         """For the figures of the first `n_chunks` chunks of `tokens`."""
-        from localllm.engine.quality_file import ReferenceWriter
+        from localllm.engine.quality.file import ReferenceWriter
 
         about = {**self.about, "n_chunks": n_chunks, "bos": bos}
         return ReferenceWriter(self.path, about, tokens)
 
     def chunks(self, settings: Settings) -> tuple[Chunk, ...]:
         """The chunks that are asked for, from the text's tokens in the file."""
-        from localllm.engine.quality_chunks import chunks_of
+        from localllm.engine.quality.chunks import chunks_of
 
         file = self._read()
         return chunks_of(file.tokens, settings.n_ctx, file.about.get("bos"), limit=settings.limit)
@@ -117,7 +117,7 @@ class BaseFile:
         return self._read().references(self.n_vocab)
 
     def _read(self) -> ReferenceFile:
-        from localllm.engine.quality_file import ReferenceFile
+        from localllm.engine.quality.file import ReferenceFile
 
         if self._file is None:
             self._file = ReferenceFile(self.path)

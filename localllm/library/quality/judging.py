@@ -24,10 +24,10 @@ from localllm.registry import Model, Registry
 from localllm.ui import Progress
 
 if TYPE_CHECKING:
-    from localllm.engine.quality import Comparison
-    from localllm.engine.quality_chunks import Chunk
-    from localllm.engine.quality_figures import Figures
-    from localllm.engine.quality_rows import Reference
+    from localllm.engine.quality.chunks import Chunk
+    from localllm.engine.quality.figures import Figures
+    from localllm.engine.quality.quality import Comparison
+    from localllm.engine.quality.rows import Reference
     from localllm.engine.tokenizer import Tokenizer
     from localllm.placement import Opened
     from localllm.ui.progress import Meter
@@ -121,14 +121,14 @@ class Judging:
                 self._from_file(file)
 
     def _all_fit(self, base: Model) -> bool:
-        from localllm.engine.quality_chunks import batch_size
+        from localllm.engine.quality.chunks import batch_size
 
         size = batch_size(self.settings.n_ctx)
         return fit_together([base, *self.models], this_machine(), self.how.plan, size)
 
     def _together(self, base: Model, file: BaseFile | None, *, live: bool = True) -> None:
         """The base's pass, with all candidates beside it if `live`, into `file` if given."""
-        from localllm.engine.quality import Judge
+        from localllm.engine.quality.quality import Judge
 
         with self._open(base) as opened, Judge(opened.context) as judge:
             chunks = self._chunks(opened.model.tokenizer)
@@ -179,7 +179,7 @@ class Judging:
     # --- parts ----------------------------------------------------------------------------
 
     def _chunks(self, tokenizer: Tokenizer) -> tuple[Chunk, ...]:
-        from localllm.engine.quality_chunks import chunks_of
+        from localllm.engine.quality.chunks import chunks_of
 
         tokens = tokenizer.encode(self.text.content)
         bos = tokenizer.bos if tokenizer.adds_bos else None
@@ -205,7 +205,7 @@ class Judging:
         return opened
 
     def _candidate(self, model: Model) -> _Candidate:
-        from localllm.engine.quality import Comparison
+        from localllm.engine.quality.quality import Comparison
 
         opened = self._open(model)
         try:

@@ -90,7 +90,7 @@ def quality(
 def batched(plan: PlanOptions) -> PlanOptions:
     """`plan` (its context is that of one chunk, 512 by default) with as many chunks at once as
     one physical batch takes."""
-    from localllm.engine.quality_chunks import batch_size
+    from localllm.engine.quality.chunks import batch_size
 
     n_ctx = plan.n_ctx or 512
     size = batch_size(n_ctx)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from localllm.engine.quality_chunks import BatchSize
+from localllm.engine.quality.chunks import BatchSize
 from localllm.placement import Plan, PlanOptions, Target, settled_plan
 from localllm.registry import Model
 

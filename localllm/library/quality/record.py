@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from localllm.engine.quality_figures import Figures
+from localllm.engine.quality.figures import Figures
 from localllm.registry import Model, Registry
 
 SCHEMA = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from localllm.engine.quality_figures import AgainstBase, Divergence, Figures, Spread
-from localllm.engine.quality_interval import Estimate
+from localllm.engine.quality.figures import AgainstBase, Divergence, Figures, Spread
+from localllm.engine.quality.interval import Estimate
 
 
 def figures_from(data: Mapping[str, Any]) -> Figures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from localllm.engine.quality_interval import Estimate
+from localllm.engine.quality.interval import Estimate
 from localllm.library.choose import ENOUGH_BPW, FEW_BPW
 from localllm.quantize.ladder.rungs import Fit
 from localllm.quantize.measured.record import Measured

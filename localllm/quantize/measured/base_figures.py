@@ -14,7 +14,7 @@ from localllm.quantize.measured.measurer import Measurer
 from localllm.registry import Registry
 from localllm.ui import Bytes
 
-# Of a token of text and of the vocabulary: 35 MB for 1,000 tokens at 262k (engine.quality_file)
+# Of a token of text and of the vocabulary: 35 MB for 1,000 tokens at 262k (engine.quality.file)
 # is 0.134 bytes.
 _BYTES = 0.15
 _LEAST_TOKEN_BYTES = 2  # of text; a token holds three to four in most languages

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from localllm import config
 from localllm.engine.build import build_info
-from localllm.engine.quality_interval import Estimate
+from localllm.engine.quality.interval import Estimate
 from localllm.errors import (
     DamagedFile,
     DoesNotFit,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from localllm.engine.quality_interval import Estimate
+from localllm.engine.quality.interval import Estimate
 from localllm.library import header_of
 from localllm.library.bench.record import BenchRow, BenchRun
 from localllm.library.quality.record import Quality

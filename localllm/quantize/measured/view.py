@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from localllm.engine.quality_interval import Estimate
+from localllm.engine.quality.interval import Estimate
 from localllm.library.quality.record import Conditions
 from localllm.quantize.measured.record import N_GEN, N_PROMPT, Measured, Speed
 from localllm.ui import Bytes, Note, Table

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from localllm.engine.context import Context
-    from localllm.engine.quality import KldSample
-    from localllm.engine.quality_chunks import Chunk
-    from localllm.engine.quality_rows import Reference
+    from localllm.engine.quality.chunks import Chunk
+    from localllm.engine.quality.quality import KldSample
+    from localllm.engine.quality.rows import Reference
 
 _BLOCK = 1 << 20  # numbers quantized at a time by one thread: 4 MiB of floats
 
@@ -62,7 +62,7 @@ class Trial(Closing):
         n_threads: int,
         kept_bytes: float,
     ) -> None:
-        from localllm.engine.quality import Judge
+        from localllm.engine.quality.quality import Judge
 
         self._original, self._live, self._context = original, live, context
         self._vectors, self._n_threads = vectors, n_threads
@@ -82,7 +82,7 @@ class Trial(Closing):
         """The divergence from the original with each tensor of `types` in its type, all others
         as they were; tensors that cannot be changed stay. On `by`, else the trial's own
         contexts. Raises DamagedFile for NaN."""
-        from localllm.engine.quality import kld_sample
+        from localllm.engine.quality.quality import kld_sample
 
         by = by or self.usual
         self._set({name: kind.lower() for name, kind in types.items() if self.can_change(name)})

@@ -21,8 +21,8 @@ from localllm.toolcalls import Part, ToolFormat, ToolParser
 if TYPE_CHECKING:
     from localllm.endpoints import Wanted
     from localllm.engine.scheduler import Answer
-    from localllm.engine.vision import Pictures
-    from localllm.engine.vision_prompt import MediaPrompt
+    from localllm.engine.vision.prompt import MediaPrompt
+    from localllm.engine.vision.vision import Pictures
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from localllm.engine.infill import infill_prompt
 from localllm.engine.scheduler import Request
 from localllm.engine.template import encode_prompt
 from localllm.engine.tokenizer import Tokenizer
-from localllm.engine.vision import Pictures, has_images
-from localllm.engine.vision_prompt import MediaPrompt
+from localllm.engine.vision.prompt import MediaPrompt
+from localllm.engine.vision.vision import Pictures, has_images
 from localllm.errors import EngineError, UsageProblem
 from localllm.generation import Message, Sampling
 from localllm.library.presets import Preset

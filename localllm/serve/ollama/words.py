@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from localllm.engine.vision_chunks import MARKER
+from localllm.engine.vision.chunks import MARKER
 from localllm.generation import Accounting, Message
 from localllm.grammars import json_schema_grammar
 from localllm.serve.answering.whole import totals

@@ -18,7 +18,7 @@ from localllm.serve.resident.embedder import Embedder
 if TYPE_CHECKING:
     from localllm.engine.template import ChatTemplate
     from localllm.engine.tokenizer import Tokenizer
-    from localllm.engine.vision import Vision
+    from localllm.engine.vision.vision import Vision
     from localllm.placement import Opened, ProjectorNeed
 
 
@@ -138,7 +138,7 @@ class Resident(Closing):
     def vision(self, name: str) -> Vision:
         """Loaded on first use. Raises UsageProblem for a model that sees no images, FileGone,
         DamagedFile, EngineError."""
-        from localllm.engine.vision import Vision
+        from localllm.engine.vision.vision import Vision
 
         projector = self._projector
         if projector is None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from localllm.engine import vision_native
 from localllm.engine.adapter import Attached, LoraAdapter
 from localllm.engine.batching import TokenBatch
 from localllm.engine.context import Context
@@ -30,7 +29,8 @@ from localllm.engine.scheduler import (
 from localllm.engine.scheduler.loop import StepLoop
 from localllm.engine.scheduler.slot import Job
 from localllm.engine.template import ChatTemplate
-from localllm.engine.vision import Vision
+from localllm.engine.vision import native as vision_native
+from localllm.engine.vision.vision import Vision
 from localllm.errors import EngineError, UsageProblem
 from localllm.generation import Message, Sampling
 from tests.engine.conftest import MakeContext

@@ -106,7 +106,12 @@ def test_metadata_and_untouched_tensors_are_byte_for_byte(merge: Any, tmp_path: 
 def test_what_is_quantized_is_what_llama_cpp_makes(merge: Any, tmp_path: Path, kind: str) -> None:
     """Merged straight to a type, each tensor has the bytes that llama.cpp's own quantizer makes of
     the merge in F32, importance matrix included."""
-    from localllm.engine.quantize import ImportanceFile, ImportanceVector, QuantizeOptions, quantize
+    from localllm.engine.quantize.quantize import (
+        ImportanceFile,
+        ImportanceVector,
+        QuantizeOptions,
+        quantize,
+    )
     from tests.quantize.made import write_imatrix
 
     base = tiny_llama(tmp_path / "base.gguf", dtype="F32")
@@ -159,7 +164,7 @@ def logits(path: Path, *adapters: tuple[Path, float]) -> Any:
     """Logits of a few tokens, by the real llama.cpp."""
     from localllm.engine.adapter import Attached, LoraAdapter, attach
     from localllm.engine.batching import TokenBatch
-    from localllm.engine.quality_chunks import Chunk, rows_of
+    from localllm.engine.quality.chunks import Chunk, rows_of
     from localllm.placement import PlanOptions, open_model
 
     assert TokenBatch

@@ -12,9 +12,9 @@ import pytest
 from localllm.engine.context import Context
 from localllm.engine.model import Model
 from localllm.engine.options import ContextOptions, LoadOptions
-from localllm.engine.quality import Judge, kld_sample
-from localllm.engine.quality_chunks import Chunk, chunks_of
-from localllm.engine.quantize import QuantizeOptions, Quantizer
+from localllm.engine.quality.chunks import Chunk, chunks_of
+from localllm.engine.quality.quality import Judge, kld_sample
+from localllm.engine.quantize.quantize import QuantizeOptions, Quantizer
 from localllm.formats.gguf import read_model
 from localllm.quantize.importance import importance_file, load_importance
 from localllm.quantize.planfile import patterns_of
