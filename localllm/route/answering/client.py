@@ -75,8 +75,8 @@ class RouterClient:
     def decide(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()
     ) -> dict[str, Any]:  # fmt: skip
-        """The decision alone, as plain data: whom `stream` would ask. Nobody is asked, nothing is
-        kept."""
+        """The decision alone, as plain data: whom `stream` would ask (unless that one failed
+        of late and rests). Nobody is asked, nothing is kept."""
         from localllm.endpoints import Wanted
 
         opened = self.generator.opened

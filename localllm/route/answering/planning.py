@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from localllm.generation import Message
+from localllm.route.answering.resting import Resting
 from localllm.route.deciding.asked import Asked
 from localllm.route.deciding.decider import Choice
 from localllm.route.deciding.guarding import NOTHING, Guarded, allowed, fixed_of, guard
@@ -33,7 +34,9 @@ class Plan:
     cascade: bool
 
 
-def planned(opened: OpenRouter, threshold: float | None, wanted: Wanted, began: Began) -> Plan:
+def planned(
+    opened: OpenRouter, threshold: float | None, wanted: Wanted, began: Began, resting: Resting
+) -> Plan:
     """Raises UsageProblem (PrivateData among them) where nobody can be asked."""
     messages = wanted.messages or ()
     asked = Asked.of(messages, tools=bool(wanted.tools))
@@ -48,6 +51,10 @@ def planned(opened: OpenRouter, threshold: float | None, wanted: Wanted, began: 
     names = allowed(tuple(dict.fromkeys((chosen, *spec.fallback.order))), spec, standings, guarded)
     if names[0] != chosen:
         why = f"{chosen} may not see what is private; {why}"
+    first_s = resting.rest_s(names[0])
+    if (awake := resting.last(names))[0] != names[0]:
+        why = f"{names[0]} failed of late and rests for {first_s:.0f} s more; {why}"
+    names = awake
     cascade = choice.cascade is not None and first is None
     return Plan(wanted, asked, choice, guarded, names, why, first is not None, cascade)
 

@@ -14,6 +14,7 @@ from localllm.registry.decisions import Decisions
 from localllm.route.answering.comparing import Comparison, two_of
 from localllm.route.answering.members import MemberDoor, Members
 from localllm.route.answering.planning import Plan, planned
+from localllm.route.answering.resting import Resting
 from localllm.route.answering.routed_stream import RoutedStream
 from localllm.route.answering.routing import Routing, Sticky, conversation_key
 from localllm.route.deciding.guarding import told
@@ -36,6 +37,7 @@ class RoutedGenerator(Closing):
         from them; without `keep` no decision is kept at all."""
         self.opened, self.threshold = opened, threshold
         self.sticky = Sticky(self._kept_member)
+        self.resting = Resting()
         self.last: Routing | None = None  # of the answer that ended last
         self._registry, self._doors, self.tell = registry, doors, tell
         self._decisions = Decisions(registry)
@@ -57,7 +59,8 @@ class RoutedGenerator(Closing):
             raise UsageProblem("a router answers conversations, it continues no texts")
         if wanted.n != 1:
             raise UsageProblem("a router gives one answer (n = 1)")
-        return RoutedStream(self, planned(self.opened, self.threshold, wanted, self.sticky.find))
+        plan = planned(self.opened, self.threshold, wanted, self.sticky.find, self.resting)
+        return RoutedStream(self, plan)
 
     def compare(self, wanted: Wanted) -> Comparison:
         """Let two members answer `wanted`, their names hidden. Raises UsageProblem (PrivateData

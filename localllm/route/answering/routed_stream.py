@@ -182,6 +182,8 @@ class RoutedStream:
         if self._patience.ended:
             limit = self._standing().member.first_token_s
             error = TooSlow(f"{self.routing.member}: no word within {limit:g} s")
+        if self._standing().endpoint is not None and not self._cancelled:
+            self._generator.resting.failed(self.routing.member, error)
         failure = Failed(self.routing.member, error.kind, error.message)
         self.routing = replace(self.routing, failures=(*self.routing.failures, failure))
         self._current, self._patience.ended = None, False
@@ -231,6 +233,7 @@ class RoutedStream:
         answered = self._shown or not self._cancelled  # who left before a word had no answer
         self._generator.finish(self.routing, answered, self._first_s, account)
         if not self._cancelled:
+            self._generator.resting.answered(self.routing.member)
             self._generator.sticky.keep(self._wanted.messages or (), self.routing.member)
 
     def _account(self, account: Accounting) -> Accounting:
