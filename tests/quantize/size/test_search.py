@@ -320,7 +320,7 @@ def test_dry_run_plans_to_the_byte_and_writes_nothing(
 def test_the_presets_map_is_taken_where_the_search_did_not_win(
     searched: Callable[..., Done], registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from localllm.quantize import size_judge
+    from localllm.quantize.size import judge as size_judge
 
     real, calls = size_judge.answers, []
 
