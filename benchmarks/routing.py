@@ -50,6 +50,8 @@ def main() -> None:
     options = parser.parse_args()
     train = read_contrast(options.train)
     test, n_shared = _unseen(read_contrast(options.test), train)
+    if not len(test):
+        parser.error("every prompt of --test is in --train: nothing is left to judge by")
     corrected = _unseen(read_contrast(options.test, CORRECTED, skip_without=True), train)[0]
 
     start = time.perf_counter()

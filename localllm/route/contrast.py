@@ -58,7 +58,8 @@ class Contrast:
         )
 
     def of_benchmark(self, name: str) -> Contrast:
-        return self.take(np.array([benchmark == name for benchmark in self.benchmarks]))
+        is_one = [benchmark == name for benchmark in self.benchmarks]
+        return self.take(np.array(is_one, dtype=np.bool_))  # of none too
 
     def check_trainable(self) -> None:
         """Raises UsageProblem where no predictor can learn, saying why."""
