@@ -5,8 +5,8 @@ first each group alone, near the size wanted; then each kind of tensor in types 
 nothing else, and each layer; then groups again where the types chosen lie far from what was
 measured, until they do not. A tensor so large that its type decides what is left for all others
 (an embedding) is not left to the sum: choices with other types of it are measured whole, and the
-best is taken. (Measuring choices that differ by chance, to correct every group's count, took five
-times as many runs and chose no better on other text.)
+best is taken. (Measuring choices that differ by chance, to correct every group's count, took twice
+the runs and chose no better on other text: docs/quantize.md.)
 """
 
 from __future__ import annotations
