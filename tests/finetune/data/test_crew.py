@@ -120,7 +120,9 @@ def test_rows_that_keep_coming_are_handed_on(
     monkeypatch.setattr(crews, "_AFTER_S", 0.0)
     hire = Crew.hire
     monkeypatch.setattr(Crew, "hire", lambda self: hire(self, wait=True))
-    shared = prepare(data, speak(), EncodeOptions(max_length=256), n_threads=2)
+    prepare(data, speak(), EncodeOptions(max_length=256), n_threads=3)
+    assert not made_there  # so few threads do as well without
+    shared = prepare(data, speak(), EncodeOptions(max_length=256), n_threads=4)
     assert sum(made_there) > 300
     assert shared.report == plain.report  # lines and digests too
     assert [e.ids.tolist() for e in shared.examples] == [e.ids.tolist() for e in plain.examples]
