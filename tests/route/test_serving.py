@@ -10,6 +10,7 @@ import pytest
 from localllm.registry import Registry
 from localllm.registry.decisions import Decisions
 from localllm.registry.endpoints import Endpoints
+from localllm.registry.routers import Routers
 from localllm.route.making import create
 from localllm.route.pool.member import Member
 from localllm.route.pool.spec import Fallback, RouterSpec
@@ -196,7 +197,6 @@ def test_feedback_over_http(server: Server) -> None:
 
 
 def test_a_new_version_counts_at_once(server: Server) -> None:
-    from localllm.registry.routers import Routers
     from localllm.route.opening import read_version
     from localllm.route.pool.writing import as_toml
     from localllm.route.teaching import with_threshold
@@ -204,14 +204,25 @@ def test_a_new_version_counts_at_once(server: Server) -> None:
     store = Routers(Registry(server.home))
     version = store.find("mine").current
     spec = with_threshold(read_version(version), 0.0)
-    store.add("mine", as_toml(spec), made_by="calibrate", like=version)
-    server.wait(
-        lambda: ask(server, "router/mine").json["localllm"]["routing"]["member"] == "big", 10
-    )
-    store.use("mine", version.number)
-    server.wait(
-        lambda: ask(server, "router/mine").json["localllm"]["routing"]["member"] == "small", 10
-    )
+    for _ in range(3):
+        made = store.add("mine", as_toml(spec), made_by="calibrate", like=version)
+        routing = ask(server, "router/mine").json["localllm"]["routing"]
+        assert (routing["member"], routing["version"]) == ("big", made.version)
+        store.use("mine", version.number)
+        routing = ask(server, "router/mine").json["localllm"]["routing"]
+        assert (routing["member"], routing["version"]) == ("small", version.number)
+
+
+def test_a_router_is_known_as_soon_as_it_is_made_and_no_longer(server: Server) -> None:
+    registry = Registry(server.home)
+    spec = RouterSpec((SMALL, BIG), (AlwaysStep("small"),))
+    for _ in range(3):
+        assert ask(server, "router/new").status == 404
+        create(registry, "new", spec)
+        assert ask(server, "router/new").status == 200
+        assert "router/new" in [one["id"] for one in server.get("/v1/models").json["data"]]
+        Routers(registry).remove("new")
+    assert ask(server, "router/new").status == 404
 
 
 def test_ollama_names_it_too(server: Server) -> None:

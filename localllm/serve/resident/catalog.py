@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ from localllm.library.answering import Adjustable, Far, all_far
 from localllm.library.find import is_adapter, with_base
 from localllm.refs import ModelRef
 from localllm.registry import Model, Registry
+from localllm.registry.freshness import Freshness
 from localllm.registry.resolve import pick
 
-# How long what the registry said counts: a second of requests asks it once.
-_FRESH_S = 1.0
 _LATEST = ":latest"
 _LONGEST_NAME = 512
 
@@ -71,10 +69,10 @@ class Catalog:
         self.only = only
         self._aliases: Mapping[str, Alias] = {one.name.casefold(): one for one in aliases}
         self._lock = threading.Lock()
-        self._read_at = 0.0
+        # What the registry said counts until its files change.
+        self._fresh, self._far_fresh = (Freshness(registry.database) for _ in range(2))
         self._models: tuple[Model, ...] = ()
         self._far_given = {one.name.casefold(): one for one in far}
-        self._far_read_at = 0.0
         self._far: dict[str, FarAlias] = dict(self._far_given)
 
     def find(self, name: str) -> Served:
@@ -102,8 +100,8 @@ class Catalog:
 
     @property
     def far_is_fresh(self) -> bool:
-        """Whether `far` answers without asking the disk."""
-        return self.only or time.monotonic() - self._far_read_at <= _FRESH_S
+        """Whether `far` answers without reading the registry."""
+        return self.only or self._far_fresh.holds()
 
     def far(self, name: str) -> Far | None:
         """Who answers to `name` from elsewhere, None where nobody does. The operator's own names
@@ -111,10 +109,11 @@ class Catalog:
         for text in dict.fromkeys((name, name.removesuffix(_LATEST))):
             if text.casefold() in self._aliases:
                 return None
-            if (found := self._all_far().get(text.casefold())) is not None:
+            known = self._all_far()
+            if (found := known.get(text.casefold())) is not None:
                 return found.far
             base, at, threshold = text.rpartition("@")
-            routed = self._all_far().get(base.casefold()) if at else None
+            routed = known.get(base.casefold()) if at else None
             if routed is not None and isinstance(routed.far, Adjustable):
                 return routed.far.at(threshold)
         return None
@@ -126,18 +125,17 @@ class Catalog:
     def _all_far(self) -> dict[str, FarAlias]:
         with self._lock:
             if not self.far_is_fresh:
-                known = {
-                    one.name.casefold(): FarAlias(one.name, one) for one in all_far(self.registry)
-                }
-                self._far, self._far_read_at = known | self._far_given, time.monotonic()
+                with self._far_fresh.reading():
+                    known = [FarAlias(one.name, one) for one in all_far(self.registry)]
+                self._far = {one.name.casefold(): one for one in known} | self._far_given
             return self._far
 
     def models(self) -> tuple[Model, ...]:
-        """The registry's, as it was within the last second."""
+        """The registry's, as it is now."""
         with self._lock:
-            now = time.monotonic()
-            if now - self._read_at > _FRESH_S:
-                self._models, self._read_at = self.registry.models(), now
+            if not self._fresh.holds():
+                with self._fresh.reading():
+                    self._models = self.registry.models()
             return self._models
 
     def _answering(self) -> Iterator[Model]:
@@ -161,7 +159,8 @@ class Catalog:
     def forget(self) -> None:
         """The registry was changed."""
         with self._lock:
-            self._read_at = self._far_read_at = 0.0
+            self._fresh.forget()
+            self._far_fresh.forget()
 
     def _resolve(self, name: str, short: str) -> Model:
         """Not Registry.resolve: that takes paths, and asks the disk for the file, which may be
