@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localllm.engine.ftypes import ftype
 from localllm.errors import DamagedFile
-from localllm.quantize.filesize import file_sizes, shard_order
+from localllm.formats.gguf.rewrite import NewHeader
+from localllm.quantize.headers import shard_order, written_headers
 from localllm.quantize.plan_checks import check_layers, check_plan
 from localllm.quantize.recipe import Recipe, Scalar
 from localllm.quantize.source import Source
@@ -127,17 +129,26 @@ def make_plan(source: Source, request: Request, quantizer: Quantizer) -> Plan:
     return plan
 
 
-def sized(plan: Plan, source: Source, request: Request, metadata: Mapping[str, Scalar]) -> Plan:
-    """The plan with the exact sizes of its files, which also carry `metadata`."""
+def headers_of(
+    plan: Plan, source: Source, request: Request, metadata: Mapping[str, Scalar]
+) -> tuple[NewHeader, ...]:
+    """The headers of the files to be written, which also carry `metadata`."""
     pruned = request.recipe.prune_layers
-    sizes = file_sizes(
+    recipe = ftype(request.recipe.type)
+    kept = source.gguf.u32("general.file_type", recipe.number)
+    return written_headers(
         source.gguf,
         plan.tensors,
         engine_options(source, request, metadata).metadata,
-        pruned=bool(pruned),
+        kept if recipe.copies else recipe.number,
+        pruned=len(set(pruned)),
         shard_of=shard_order(source.gguf, pruned) if request.recipe.keep_split else None,
     )
-    return replace(plan, file_bytes=sizes)
+
+
+def sized(plan: Plan, headers: Sequence[NewHeader]) -> Plan:
+    """The plan with the exact sizes of the files that begin with `headers`."""
+    return replace(plan, file_bytes=tuple(header.file_bytes for header in headers))
 
 
 def _requantized(tensors: tuple[TensorPlan, ...]) -> dict[str, int]:

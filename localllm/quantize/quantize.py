@@ -16,11 +16,19 @@ from localllm.library.derive import (
     register_derived,
     require_room,
 )
+from localllm.library.growing import GrowingDigest
 from localllm.library.lineage import lineage_metadata
 from localllm.library.writeback import WriteBack
 from localllm.quantize.importance import check_importance, importance_file
 from localllm.quantize.made_with import lineage_of
-from localllm.quantize.plan import Plan, Request, engine_options, make_plan, sized
+from localllm.quantize.plan import (
+    Plan,
+    Request,
+    engine_options,
+    headers_of,
+    make_plan,
+    sized,
+)
 from localllm.quantize.recipe import Scalar
 from localllm.quantize.result import Quantized, result_of, reused
 from localllm.quantize.source import Source
@@ -29,6 +37,7 @@ from localllm.ui import Progress
 
 if TYPE_CHECKING:
     from localllm.engine.quantize.quantize import Quantizer, TensorPlan
+    from localllm.formats.gguf.rewrite import NewHeader
 
 
 def preview(source: Source, request: Request, progress: Progress) -> Quantized:
@@ -50,7 +59,8 @@ def priced(plan: Plan, source: Source, request: Request, progress: Progress) -> 
     """`plan` with the exact sizes of the files that `quantize` would write."""
     # the digest of a file that was never hashed has a known length
     lineage = lineage_of(source, request, progress, hash_parent=False)
-    return sized(plan, source, request, _metadata(source, request, made_by(plan, lineage)))
+    metadata = _metadata(source, request, made_by(plan, lineage))
+    return sized(plan, headers_of(plan, source, request, metadata))
 
 
 def quantize(
@@ -80,7 +90,8 @@ def quantize(
         plan = make_plan(source, request, quantizer)
         lineage = made_by(plan, lineage)
         metadata = _metadata(source, request, lineage)
-        plan = sized(plan, source, request, metadata)
+        headers = headers_of(plan, source, request, metadata)
+        plan = sized(plan, headers)
         key = f"quantize {name} {lineage.parents} {sorted(lineage.parameters.items())}"
         with registry.lock(key, lambda: note(f"another process makes {name}; waiting for it")):
             if (model := existing(registry, name, lineage)) is not None:
@@ -89,7 +100,9 @@ def quantize(
             _remove(stem)  # what a killed process left
             require_room(stem.parent, plan.size_bytes)
             try:
-                made, took = _run(quantizer, source, request, stem, metadata, progress, plan)
+                made, took = _run(
+                    quantizer, source, request, stem, metadata, headers, progress, plan
+                )
                 source.check_unchanged()
                 model = register_derived(registry, source.model, made, name, lineage)
             finally:
@@ -145,11 +158,13 @@ def _run(
     request: Request,
     stem: Path,
     metadata: Mapping[str, Scalar],
+    headers: Sequence[NewHeader],
     progress: Progress,
     plan: Plan,
 ) -> tuple[list[tuple[Path, str]], float]:
     """Write and check the files; give them with their digests, and the seconds it took."""
     label = f"quantize {plan.type}"
+    hashed = GrowingDigest(stem, headers[0].raw)  # of shards, the first's name is not `stem`
     with WriteBack(stem) as behind:
         with progress.bytes(label, plan.before_bytes) as advance, importance_file(
             request.importance
@@ -158,15 +173,17 @@ def _run(
             def on_tensor(tensor: TensorPlan) -> None:
                 advance(tensor.before_bytes)
                 behind.wrote(tensor.after_bytes)
+                hashed.follow()
 
             options = engine_options(source, request, metadata, importance)
             report = quantizer.quantize(source.path, stem, options, on_tensor)
         _check_written(report.outputs, plan)
         behind.begin()  # the rest of it, while it is hashed
         made = []
-        with progress.bytes("checksum", sum(p.stat().st_size for p in report.outputs)) as advance:
+        with progress.bytes("checksum", plan.size_bytes) as advance:
             for path in report.outputs:
-                made.append((path, digest_of(path, advance)))
+                whole = hashed.finish(advance) if path == stem else digest_of(path, advance)
+                made.append((path, whole))
         behind.wait()
     return made, report.elapsed_s
 

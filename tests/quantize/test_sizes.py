@@ -1,7 +1,8 @@
-"""The size that a plan states is the size of the file, to the byte."""
+"""The size that a plan states is the size of the file, to the byte, and its header foretold."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,16 @@ from tests.support.tiny_models import llama_model, split, tiny_gemma3, tiny_llam
 Cli = Callable[..., Done]
 
 
+@pytest.fixture(autouse=True)
+def foretold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file may have to be hashed a second time because its header came out otherwise."""
+
+    def again(path: Path, advance: object) -> str:
+        raise AssertionError(f"the header of {path.name} is not the one that was foretold")
+
+    monkeypatch.setattr("localllm.library.growing.digest_of", again)
+
+
 def planned_and_made(cli: Cli, source: Path, *args: object) -> tuple[int, list[int]]:
     """The size a dry run states, and the sizes of the files made then."""
     plan = cli("quantize", source, *args, "--dry-run", "--json")
@@ -24,6 +35,8 @@ def planned_and_made(cli: Cli, source: Path, *args: object) -> tuple[int, list[i
     assert made.exit_code == 0, made
     files = made.data["model"]["files"]
     assert plan.data["tensors"] == made.data["tensors"]
+    for file in files:
+        assert file["sha256"] == hashlib.sha256(Path(file["path"]).read_bytes()).hexdigest()
     return plan.data["file_bytes"], [Path(f["path"]).stat().st_size for f in files]
 
 

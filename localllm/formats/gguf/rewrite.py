@@ -88,7 +88,7 @@ def new_header(
         body += encode.pair(key, set[key], None)
     count = encode.count.pack
     start = source.raw[:8] + count(len(tensors)) + count(len(kept) + len(added))
-    return _laid_out(start + body, tensors, encode, index.alignment)
+    return laid_out(start + body, tensors, encode, index.alignment)
 
 
 def _array(encode: Encoder, key: str, kind: ValueType, elements: bytes) -> bytes:
@@ -97,9 +97,10 @@ def _array(encode: Encoder, key: str, kind: ValueType, elements: bytes) -> bytes
     return encode.text(key) + head + elements
 
 
-def _laid_out(
+def laid_out(
     head: bytes, tensors: Sequence[NewTensor], encode: Encoder, alignment: int
 ) -> NewHeader:
+    """The header that begins with `head` (preamble and metadata), `tensors` in this order."""
     infos, relative, at = bytearray(), [], 0
     for tensor in tensors:
         infos += encode.text(tensor.name) + encode.number(len(tensor.shape))

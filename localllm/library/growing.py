@@ -1,0 +1,48 @@
+"""The sha256 of a file while it is written, though its head is written last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from localllm.library.derive import digest_of
+
+_BLOCK_BYTES = 8 << 20
+
+
+class GrowingDigest:
+    """Of `path`, which somebody else writes from its beginning to its end, and then `head` over
+    the placeholder it began with. What is there is hashed on the way; were the head another one
+    in the end, the whole file is hashed anew. A head says itself how long it is, as that of a
+    GGUF does.
+    """
+
+    def __init__(self, path: Path, head: bytes) -> None:
+        self._path, self._head = path, head
+        self._at = len(head)
+        self._digest = hashlib.sha256(head)
+
+    def follow(self, advance: Callable[[int], None] = lambda n_bytes: None) -> None:
+        """Hash what came since: the bytes below the file's size are final, but for the head."""
+        try:
+            file = self._path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return  # not begun
+        with file:
+            file.seek(self._at)
+            while block := file.read(_BLOCK_BYTES):
+                self._digest.update(block)
+                self._at += len(block)
+                advance(len(block))
+
+    def finish(self, advance: Callable[[int], None]) -> str:
+        """The file is whole. `advance` is told of the bytes that were hashed for it, all in all
+        the file's size. Raises OSError."""
+        with self._path.open("rb", buffering=0) as file:
+            as_foretold = file.read(len(self._head)) == self._head
+        if not as_foretold:
+            return digest_of(self._path, advance)
+        advance(self._at)
+        self.follow(advance)
+        return self._digest.hexdigest()
