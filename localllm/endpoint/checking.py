@@ -18,7 +18,7 @@ _QUESTION = "Say yes."
 class Checked:
     """Times in seconds. `listed_s` and `n_models` None: it lists no models; `offered`: whether
     the endpoint's own is among them. `answered_by` is who answered by the server's own word;
-    `counts` whether it says how many tokens were used."""
+    `counts` whether it says how many tokens were used, `doubt` what it says that cannot be."""
 
     name: str
     url: str
@@ -30,6 +30,7 @@ class Checked:
     answer_s: float
     answered_by: str | None
     counts: bool
+    doubt: str | None
 
 
 def check_endpoint(endpoint: Endpoint, warn: Callable[[str], None]) -> Checked:
@@ -67,6 +68,7 @@ def check_endpoint(endpoint: Endpoint, warn: Callable[[str], None]) -> Checked:
         answer_s=answer_s,
         answered_by=stream.model,
         counts=stream.accounting.counted,
+        doubt=stream.accounting.doubt,
     )
     _advise(found, warn)
     return found
@@ -77,5 +79,7 @@ def _advise(found: Checked, warn: Callable[[str], None]) -> None:
         warn(f"{found.model} is not in the server's list of models, and is answered all the same")
     if found.answered_by is not None and found.answered_by != found.model:
         warn(f"{found.model} was asked, and {found.answered_by} says that it answered")
-    if not found.counts:
-        warn("the server counts no tokens: costs and speeds cannot be told")
+    if found.doubt is not None:
+        warn(f"the server counts what cannot be ({found.doubt}): costs and speeds are estimates")
+    elif not found.counts:
+        warn("the server counts no tokens: costs and speeds are estimates")

@@ -13,12 +13,14 @@ class EndpointAccounting(Accounting):
     the time to the first piece, network included. `seed` -1: none was sent.
 
     `model` is who answered, as the server says, which need not be who was asked. `counted` False:
-    the server gave no usage; the prompt's tokens are 0 then, and the answer's are its pieces.
-    `finish` is the server's own word for how it ended. `cost` in the currency of the endpoint's
-    prices, None where they are not known or nothing was counted.
+    the server gave no usage that can be believed, and the tokens are estimates of ours. `doubt` is
+    what it said that cannot be, None where there is no such. `finish` is the server's own word for
+    how it ended. `cost` in the currency of the endpoint's prices (by estimates where nothing was
+    counted), None where they are not known.
     """
 
     model: str | None = None
     counted: bool = True
     finish: str | None = None
     cost: float | None = None
+    doubt: str | None = None

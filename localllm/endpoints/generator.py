@@ -81,8 +81,8 @@ class EndpointGenerator(Closing):
 
 class EndpointStream:
     """A generation.Stream. Read it once: as pieces of the answer's text, or with `parts` thinking
-    and tool calls too. `thinking`, `calls` and `model` (who answered, by its own word) are complete
-    when it has ended."""
+    and tool calls too. `thinking` and `calls` are complete when it has ended, `model` (who answers,
+    by its own word) is there with the first of it."""
 
     def __init__(self, client: EndpointClient, wanted: Wanted) -> None:
         self.wanted = wanted
@@ -173,6 +173,7 @@ class EndpointStream:
     async def _read(self, reading: Reading) -> None:
         async with aclosing(self._client.read(reading, self.wanted)) as parts:
             async for found in parts:
+                self.model = reading.model
                 self._arrived.put(found)
 
     def _done(self, task: asyncio.Task[None], reading: Reading) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from localllm.endpoints.accounting import EndpointAccounting
+from localllm.endpoints.counting import Tally, counts_of, seconds_of
 from localllm.endpoints.endpoint import Endpoint
 from localllm.endpoints.failures import EndpointBroken, one_line
 from localllm.endpoints.wanted import Wanted
@@ -45,8 +46,9 @@ class Reading:
     def __init__(self, endpoint: Endpoint, wanted: Wanted) -> None:
         self._endpoint, self._wanted = endpoint, wanted
         self._samples = [_Sample(i, wanted) for i in range(wanted.n)]
-        self._usage: Mapping[str, Any] = {}
+        self._usage: Any = None
         self._timings: Mapping[str, Any] = {}
+        self._heard = False
         self.model: str | None = None
         self.began = time.perf_counter()
         self.first: float | None = None
@@ -92,19 +94,19 @@ class Reading:
     def _account(self, one: _Sample, cancelled: bool) -> EndpointAccounting:
         now = time.perf_counter()
         first_s = (self.first or now) - self.began
-        prompt, cached = _count(self._usage, "prompt_tokens"), self._cached()
-        said = _count(self._usage, "completion_tokens")
-        counted = prompt is not None and said is not None
-        if counted and self._wanted.n > 1:
+        tallies = [sample.tally for sample in self._samples]
+        counts = counts_of(self._usage, self._timings, self._endpoint, self._wanted, tallies)
+        said = counts.said
+        if self._wanted.n > 1:
             # The server counts all samples together: shared out by their pieces, sums kept.
-            said = _share(said or 0, [s.n_pieces for s in self._samples], one.number)
-        finish, truncated = self._finish(one, cancelled, said)
-        prompt_s, decode_s = self._seconds(first_s)
-        n_said = said if said is not None else one.n_pieces
+            said = _share(said, [one.n_pieces for one in tallies], one.number)
+        finish, truncated = self._finish(one, cancelled, said if counts.counted else None)
+        prompt_s, decode_s = self._seconds(first_s, now)
+        prompt = counts.prompt if self._heard else 0
         return EndpointAccounting(
-            prompt_tokens=prompt or 0,
-            cached_tokens=min(cached, prompt or 0),
-            completion_tokens=n_said,
+            prompt_tokens=prompt,
+            cached_tokens=counts.cached,
+            completion_tokens=said,
             prompt_s=prompt_s,
             decode_s=decode_s,
             first_token_s=first_s,
@@ -112,11 +114,10 @@ class Reading:
             seed=_seed(self._wanted, one.number),
             truncated=truncated,
             model=self.model,
-            counted=counted,
+            counted=counts.counted,
             finish=one.finish,
-            cost=self._endpoint.cost(prompt or 0 if one.number == 0 else 0, n_said)
-            if counted
-            else None,
+            cost=self._endpoint.cost(prompt if one.number == 0 else 0, said),
+            doubt=counts.doubt,
         )
 
     def _finish(self, one: _Sample, cancelled: bool, said: int | None) -> tuple[FinishReason, bool]:
@@ -129,17 +130,13 @@ class Reading:
         # Ended before what was asked for: the context there is full, or the server has a limit
         return "length", not by_us
 
-    def _seconds(self, first_s: float) -> tuple[float, float]:
-        prompt_ms, decode_ms = (_number(self._timings, f"{n}_ms") for n in ("prompt", "predicted"))
-        prompt_s = first_s if prompt_ms is None else prompt_ms / 1e3
-        decode_s = self.last - (self.first or self.last) if decode_ms is None else decode_ms / 1e3
-        return prompt_s, decode_s
-
-    def _cached(self) -> int:
-        details = self._usage.get("prompt_tokens_details")
-        if isinstance(details, Mapping):
-            return _count(details, "cached_tokens") or 0
-        return _count(self._timings, "cache_n") or 0
+    def _seconds(self, first_s: float, now: float) -> tuple[float, float]:
+        prompt_s, decode_s = seconds_of(self._timings, now - self.began)
+        own_s = self.last - (self.first or self.last)
+        return (
+            first_s if prompt_s is None else prompt_s,
+            own_s if decode_s is None else decode_s,
+        )
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -147,10 +144,11 @@ class Reading:
         model = chunk.get("model")
         if isinstance(model, str) and model and self.model is None:
             self.model = one_line(model)[:_LONGEST_NAME]
-        for name in ("usage", "timings"):
-            value = chunk.get(name)
-            if isinstance(value, Mapping):
-                setattr(self, f"_{name}", value)
+        self._heard = True
+        if (usage := chunk.get("usage")) is not None:
+            self._usage = usage
+        if isinstance(timings := chunk.get("timings"), Mapping):
+            self._timings = timings
 
     def _sample(self, choice: Mapping[str, Any]) -> _Sample:
         index = choice.get("index", 0)
@@ -170,8 +168,8 @@ class _Sample:
     def __init__(self, number: int, wanted: Wanted) -> None:
         self.number = number
         self.finish: str | None = None
-        self.n_pieces = 0
         self.n_calls = 0
+        self.tally = Tally()
         self._call_number: Any = None  # as the server numbers them
         # Servers that know nothing of thinking send its marks in the text.
         plain = wanted.messages is not None and wanted.schema is None
@@ -184,6 +182,7 @@ class _Sample:
             raise broken("a choice has no delta")
         for key in _REASONING:
             if isinstance(text := delta.get(key), str) and text:
+                self.tally.add(text, thinking=True)
                 found.append(Delta(self.number, TextPart(text, thinking=True)))
                 break
         for text in (_text(delta.get("content")), delta.get("refusal"), choice.get("text")):
@@ -192,7 +191,7 @@ class _Sample:
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             found += self._called(call, broken)
-        self.n_pieces += bool(found)
+        self.tally.n_pieces += bool(found)
         if (finish := choice.get("finish_reason")) is not None:
             self.finish = one_line(str(finish))[:_LONGEST_NAME] or "stop"
         return found
@@ -208,6 +207,7 @@ class _Sample:
         return found
 
     def _said(self, text: str) -> list[Delta]:
+        self.tally.add(text)
         if self._splitter is None:
             return [Delta(self.number, TextPart(text))]
         return self._split(self._splitter.feed(text))
@@ -231,6 +231,7 @@ class _Sample:
         if isinstance(arguments, Mapping):
             arguments = json.dumps(arguments, ensure_ascii=False)
         if isinstance(arguments, str) and arguments:
+            self.tally.add(arguments)
             found.append(self._part(CallArguments(arguments)))
         elif arguments not in (None, ""):
             raise broken("the arguments of a tool call are no text")
@@ -243,6 +244,7 @@ class _Sample:
             raise broken(f"more than {_MOST_CALLS} tool calls")
         found = [self._part(CallEnd())] if self._call_number is not None else []
         self.n_calls += 1
+        self.tally.n_calls += 1
         self._call_number = number if number is not None else f"own {self.n_calls}"
         given = isinstance(call_id, str) and 0 < len(call_id) <= _LONGEST_NAME
         own = call_id if given else f"call_{self.number}_{self.n_calls - 1}"
@@ -258,20 +260,6 @@ def _text(content: Any) -> str | None:
         texts = [one.get("text") for one in content if isinstance(one, Mapping)]
         return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else None
-
-
-def _count(values: Mapping[str, Any], name: str) -> int | None:
-    value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 40:
-        return None
-    return value
-
-
-def _number(values: Mapping[str, Any], name: str) -> float | None:
-    value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
-        return None
-    return float(value)
 
 
 def _share(total: int, weights: Sequence[int], which: int) -> int:

@@ -113,7 +113,10 @@ def _say(routing: Routing, sink: Sink) -> None:
         sink.warn(f"{failure.member} could not answer: {failure.message}")
     if routing.says is not None:
         sink.warn(f"{routing.member} says that it is {routing.says}, which was not asked for")
-    cost = "" if routing.cost is None else f"; cost {routing.cost:.4g}"
+    if routing.doubt is not None:
+        sink.warn(f"{routing.member} counts what cannot be ({routing.doubt}): tokens are estimated")
+    about = "about " if routing.estimated else ""
+    cost = "" if routing.cost is None else f"; cost {about}{routing.cost:.4g}"
     unit = {"money": "", "seconds": " s", "joules": " J"}[routing.cost_unit] if cost else ""
     where = ", outside this machine" if routing.outside else ""
     sink.note(f"{routing.member} ({routing.model}{where}) answered: {routing.why}{cost}{unit}")

@@ -64,20 +64,22 @@ def test_text_usage_and_who_answered() -> None:
 
 
 def test_the_servers_own_times_are_better_than_ours() -> None:
-    timings = {"prompt_ms": 1500.0, "predicted_ms": 250.0, "cache_n": 3}
+    timings = {"prompt_ms": 150.0, "predicted_ms": 25.0, "cache_n": 3}
     script = stream(chunk("a"), chunk(finish="stop", timings=timings), usage(5, 1), DONE)
     with OpenAIServer(script) as server:
         account = said(server).accounting
     assert account is not None
-    assert (account.prompt_s, account.decode_s) == (1.5, 0.25)
+    assert (account.prompt_s, account.decode_s) == (0.15, 0.025)
 
 
-def test_without_usage_pieces_are_counted_and_said_to_be() -> None:
+def test_without_usage_tokens_are_estimated_and_said_to_be() -> None:
     with OpenAIServer(stream(chunk("a"), chunk("b"), chunk(finish="stop"), DONE)) as server:
         account = said(server, endpoint(server, price_in=1.0)).accounting
     assert account is not None
-    assert (account.prompt_tokens, account.completion_tokens) == (0, 2)
-    assert (account.counted, account.cost) == (False, None)
+    assert account.completion_tokens == 2  # a piece each
+    assert account.prompt_tokens == 6  # "hello" at four bytes a token, and four around it
+    assert (account.counted, account.doubt) == (False, None)
+    assert account.cost == pytest.approx(6e-6)
 
 
 def test_another_model_than_was_asked_is_recorded() -> None:

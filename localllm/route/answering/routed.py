@@ -127,6 +127,8 @@ class RoutedGenerator(Closing):
         said.append(f"{last.member} answered: {last.why}")
         if last.says is not None:
             said.append(f"it says that it is {last.says}, which was not asked for")
+        if last.doubt is not None:
+            said.append(f"it counts what cannot be ({last.doubt})")
         if found := told(last.guard):
             said.append(f"private data: {found}")
         return "; ".join(said)
@@ -154,6 +156,7 @@ class RoutedGenerator(Closing):
         failures = [[f.member, f.kind, f.message] for f in routing.failures]
         data: dict[str, Any] = {
             "failures": failures, "escalated": routing.escalated, "says": routing.says,
+            "doubt": routing.doubt, "estimated": routing.estimated,
             "signals": dict(routing.signals), "first_token_s": seconds,
         }  # fmt: skip
         if account is not None and account.prompt_tokens:  # a person's answer has none

@@ -13,11 +13,13 @@ from localllm.privacy import Action, Masker
 from localllm.route.answering.cascade import CascadeStream, Escalate
 from localllm.route.answering.members import MemberDoor
 from localllm.route.answering.patience import Patience
+from localllm.route.answering.paying import as_routed, doubts, paid
 from localllm.route.answering.planning import Plan
 from localllm.route.answering.restoring import RestoredParts
 from localllm.route.answering.routing import Failed, Routing, another_model
 from localllm.route.answering.stream import (
     MemberStream,
+    OtherModel,
     PartIterator,
     SaidNothing,
     TooSlow,
@@ -105,6 +107,8 @@ class RoutedStream:
                 continue
             if part is None and self._is_empty(stream):
                 self._failed(SaidNothing(f"{self.routing.member}: an answer without a word"))
+                continue
+            if part is not None and not self._said and self._is_other_model(stream):
                 continue
             if part is None:
                 self._end()
@@ -205,6 +209,19 @@ class RoutedStream:
         self._spent = self._cost(account) or self._spent
         return True
 
+    def _is_other_model(self, stream: MemberStream) -> bool:
+        """Before its first word is shown, where such an answer is not wanted. What it cost so far
+        is spent."""
+        says = self._other_name()
+        if says is None or self._generator.opened.spec.fallback.other_model == "tell":
+            return False
+        stream.cancel()
+        while stream.next_part() is not None:
+            pass
+        self._spent = self._cost(stream.accounting) or self._spent
+        self._failed(OtherModel(f"{self.routing.member} says that it is {says}, not as asked"))
+        return True
+
     def _end_unasked(self) -> None:
         """Cancelled before anybody was asked."""
         self._over = True
@@ -227,7 +244,9 @@ class RoutedStream:
                 self._note(part)
         account = self._current.accounting
         self.model = f"{self.routing.member} ({self._current.model or self.routing.model})"
-        self.routing = replace(self.routing, cost=self._cost(account), says=self._other_name())
+        self.routing = replace(
+            self.routing, cost=self._cost(account), says=self._other_name(), **doubts(account)
+        )  # fmt: skip
         self.accounting = None if account is None else self._account(account)
         self._release()
         answered = self._shown or not self._cancelled  # who left before a word had no answer
@@ -237,17 +256,7 @@ class RoutedStream:
             self._generator.sticky.keep(self._wanted.messages or (), self.routing.member)
 
     def _account(self, account: Accounting) -> Accounting:
-        """As the endpoints' accounts are: with who answered and what it cost. The first token
-        counts from the question on, with all who were asked in vain."""
-        from localllm.endpoints import EndpointAccounting
-
-        first_s = account.first_token_s if self._first_s is None else self._first_s
-        money = self.routing.cost if self.routing.cost_unit == "money" else None
-        if isinstance(account, EndpointAccounting):
-            return replace(account, model=self.model, cost=money, first_token_s=first_s)
-        values = {name: getattr(account, name) for name in Accounting.__dataclass_fields__}
-        values["first_token_s"] = first_s
-        return EndpointAccounting(**values, model=self.model, cost=money)
+        return as_routed(account, self.routing, self.model, self._first_s)
 
     def _other_name(self) -> str | None:
         """What the endpoint says that it is, where that is not what was asked for."""
@@ -261,17 +270,8 @@ class RoutedStream:
             door.release()
 
     def _cost(self, account: Accounting | None) -> float | None:
-        """Of the answer, by its own counts; a cascade's weak answer costs as well."""
-        if account is None:
-            return self._spent or None
         unit = self._generator.opened.spec.cost_unit
-        own = getattr(account, "cost", None) if unit == "money" else None
-        if own is not None:
-            return float(own) + self._spent
-        found = cost_of(
-            self._standing().member, unit, account.prompt_tokens, account.completion_tokens
-        )
-        return None if found != found else found + self._spent
+        return paid(account, self._standing().member, unit, self._spent)
 
     def _note(self, part: Part) -> None:
         if not self._shown:

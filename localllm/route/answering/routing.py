@@ -30,7 +30,9 @@ class Routing:
     """What became of one question. `member` answers (so far), `chosen` was the router's choice;
     `sticky`: the conversation stayed with the member that began it. `cost` is the answer's own
     once it has ended, before that what was expected. `decision` is its number for feedback. `says`:
-    what an endpoint calls who answered, where that is another model than it was asked for."""
+    what an endpoint calls who answered, where that is another model than it was asked for.
+    `doubt`: what it counted that cannot be; `estimated`: the tokens that `cost` is of are an
+    estimate, since it counted none, or none that can be believed."""
 
     router: str
     version: int
@@ -50,6 +52,8 @@ class Routing:
     failures: tuple[Failed, ...] = ()
     decision: int | None = None
     says: str | None = None
+    doubt: str | None = None
+    estimated: bool = False
 
 
 def another_model(asked: str | None, said: str | None) -> bool:

@@ -34,9 +34,13 @@ class SaidNothing(EngineError):
     """The answer ended without a word."""
 
 
+class OtherModel(SourceFailed):
+    """It says that it is another model than the one that was asked for."""
+
+
 class MemberStream(Protocol):
-    """One member's answer. `accounting` is set at its end; `model` is who answered, by the
-    member's own word."""
+    """One member's answer. `accounting` is set at its end; `model` is who answers, by the
+    member's own word: of an endpoint from its first part on."""
 
     @property
     def accounting(self) -> Accounting | None: ...

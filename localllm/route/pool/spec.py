@@ -12,6 +12,8 @@ from localllm.route.pool.steps import DECIDING, CascadeStep, PairStep, Predictor
 
 Missing = Literal["refuse", "fallback"]
 MISSING: tuple[str, ...] = get_args(Missing)
+OtherModel = Literal["tell", "fallback"]
+OTHER_MODEL: tuple[str, ...] = get_args(OtherModel)
 MAX_MEMBERS = 64
 MAX_STEPS = 16
 
@@ -22,11 +24,14 @@ class Fallback:
     context), in this order; members that are not named are never asked in its place.
 
     `missing` says what happens where a member's model was removed: the router refuses to work,
-    naming it, or such a member counts as one that cannot answer.
+    naming it, or such a member counts as one that cannot answer. `other_model` says what an
+    endpoint's answer is worth that calls itself another model than the one it was asked for: it
+    stays and that is told, or the next member is asked.
     """
 
     order: tuple[str, ...] = ()
     missing: Missing = "refuse"
+    other_model: OtherModel = "tell"
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class RouterSpec:
             )
         if self.fallback.missing not in MISSING:
             raise UsageProblem(f"fallback.missing is one of {', '.join(MISSING)}")
+        if self.fallback.other_model not in OTHER_MODEL:
+            raise UsageProblem(f"fallback.other_model is one of {', '.join(OTHER_MODEL)}")
 
     def member(self, name: str) -> Member:
         """Raises UsageProblem naming those that there are."""
