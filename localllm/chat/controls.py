@@ -52,7 +52,7 @@ def set_(repl: Repl, rest: str) -> None:
         repl.sink.note(f"{name}: the model's own again")
         return
     key = settings.set(name, value)
-    repl.settings_changed()
+    repl.settings_changed(key)
     repl.sink.note(f"{key} {_text(settings.shown(base)[key])}")
 
 
@@ -111,11 +111,16 @@ def show(repl: Repl, rest: str) -> None:
     elif what == "modelfile":
         repl.sink.present(Text(modelfile_of(session.model).text()))
     else:
-        extras = session.model.extras
-        text = session.generator.template.source if what == "template" else extras.get("license")
+        text = session.generator.template.source if what == "template" else _license(session)
         if not isinstance(text, str) or not text:
             raise NotFound(f"{session.model.name} brings no {what}")
         repl.sink.present(Text(text))
+
+
+def _license(session: Session) -> object:
+    """Its text, else its name in the file."""
+    known = session.model.extras.get("license")
+    return known or session.opened.model.metadata().get("general.license")
 
 
 def _far_info(session: FarSession, what: str) -> View:

@@ -15,7 +15,7 @@ from localllm.chat.far import FarAsk, FarSession, open_far
 from localllm.chat.files import as_message, read_image, read_text
 from localllm.chat.kept import Keeper
 from localllm.chat.piped import Piped
-from localllm.chat.repl import HINT, converse
+from localllm.chat.repl import HINT, NO_TEMPLATE, converse
 from localllm.chat.session import LoadWishes, Session, open_wished
 from localllm.chat.settings import ChatSettings
 from localllm.chat.showing import view_for
@@ -172,7 +172,8 @@ def _text(wanted: Wanted, files: Sequence[str], sink: Sink) -> str:
     else:
         text = "\n\n".join(part for part in (*files, said, piped) if part.strip())
     if not text.strip():
-        raise UsageProblem("nothing to answer: stdin is empty", _ASK)
+        empty = "stdin" if wanted.prompt in (None, "-") else "the prompt"
+        raise UsageProblem(f"nothing to answer: {empty} is empty", _ASK)
     return text
 
 
@@ -199,6 +200,8 @@ def _advise(session: Session | FarSession, wanted: Wanted, sink: Sink) -> None:
     for advice in session.opened.advice:
         sink.warn(advice.message + (f"; try: {advice.hint}" if advice.hint else ""))
     sink.note(session.where)
+    if session.prompting.is_plain and not wanted.raw:
+        sink.note(NO_TEMPLATE)
     if wanted.settings.thinking == "off" and not session.prompting.can_switch_thinking:
         sink.warn("this model's template has no switch for thinking: it is hidden")
 

@@ -111,13 +111,22 @@ def forced_grammar(schema: Path | None, grammar: Path | None) -> str | None:
     if schema is not None and grammar is not None:
         raise UsageProblem("--json-schema and --grammar exclude each other")
     if grammar is not None:
-        return read_text(grammar)
+        return _read_grammar(grammar)
     value = read_schema(schema)
     if value is None:
         return None
     from localllm.grammars import json_schema_grammar
 
     return json_schema_grammar(value)
+
+
+def _read_grammar(path: Path) -> str:
+    """Looked at before a model is loaded; which of its token names the model has is seen then."""
+    from localllm.engine.grammar import check_grammar
+
+    text = read_text(path)
+    check_grammar(text, lambda name: 0)
+    return text
 
 
 def read_schema(schema: Path | None) -> Mapping[str, Any] | bool | None:

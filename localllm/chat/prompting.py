@@ -80,6 +80,11 @@ class Prompting:
             variables=_variables(thinking or self.thinking),
         )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model brings no template, so that it is asked as a plain dialogue."""
+        return self._template.is_plain
+
     @cached_property
     def tool_format(self) -> ToolFormat:
         """How this model calls tools."""

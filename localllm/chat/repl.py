@@ -23,6 +23,10 @@ from localllm.registry.history import InputHistory
 from localllm.ui import Prompt, Sink, keys_unseen, prompt_for
 
 HINT = "Send a message (/? for help)"
+NO_TEMPLATE = (
+    "this model has no chat template, so it may be a base model: it is asked as a plain dialogue "
+    "(--raw continues a text)"
+)
 _RECAP_CHARS = 300
 
 
@@ -72,18 +76,29 @@ class Repl:
         return False
 
     def _say(self, text: str) -> None:
-        if self.edited is not None:
-            images, self.edited = self.edited.images, None
-            self.talk.conversation.undo()
-        else:
-            images = ()
+        edited, self.edited = self.edited, None
         message = "\n\n".join([*self.attached, text])
         files, sent = list(self.attached), list(self.images)
         self.attached.clear()
         self.images.clear()
-        if self.speak(message, (*images, *sent)) is None and (files or sent):
+        if edited is not None:
+            answer = self.ask_instead(message, (*edited.images, *sent))
+        else:
+            answer = self.speak(message, sent)
+        if answer is None and (files or sent):
             self.attached, self.images = files, sent
             self.sink.note("what was attached waits for your next message (/file - forgets it)")
+
+    def ask_instead(self, text: str, images: Sequence[bytes]) -> Answer | None:
+        """Ask in place of the last question, which stays with its answer where there is none."""
+        conversation = self.talk.conversation
+        before = list(conversation.entries)
+        conversation.undo()
+        answer = self.speak(text, images)
+        if answer is None:
+            conversation.entries = before
+            self.talk.keeper.save(conversation, self.talk.session.name)
+        return answer
 
     def speak(self, text: str, images: Sequence[bytes] = ()) -> Answer | None:
         """Ask and show; None where there is no answer, which was said."""
@@ -129,17 +144,21 @@ class Repl:
             self.sink.note("adapters, draft, projector and template were the other model's")
         if talk.tools is not None and not talk.offered:
             self.sink.note("this model calls no tools")
-        self.settings_changed()
+        if isinstance(talk.session, Session) and talk.session.prompting.is_plain:
+            self.sink.note(NO_TEMPLATE)
+        self.settings_changed("overflow", "thinking")
 
-    def settings_changed(self) -> None:
-        """Draw answers as the settings say now."""
+    def settings_changed(self, *names: str) -> None:
+        """Draw answers as the settings say now, and tell what this model cannot do of those
+        named."""
         self.talk.view = view_for(self.sink, self.talk.settings)
         settings, session = self.talk.settings, self.talk.session
         if not isinstance(session, Session):
-            if settings.overflow != "stop":
+            if "overflow" in names and settings.overflow != "stop":
                 self.sink.note(f"the context of {session.name} is its server's: overflow is stop")
             return
-        if settings.thinking == "off" and not session.prompting.can_switch_thinking:
+        off = "thinking" in names and settings.thinking == "off"
+        if off and not session.prompting.can_switch_thinking:
             self.sink.note("this model's template has no switch for thinking: it is hidden")
 
     def recap(self) -> None:

@@ -92,7 +92,7 @@ class Session(Closing):
         if self.generator.vision is not None:
             return
         if self.mmproj is None:
-            raise UsageProblem(f"{self.model.name} sees no images", "give its --mmproj FILE")
+            raise UsageProblem(f"{self.model.name} sees no images", "start with its --mmproj FILE")
         _, gpu = beside_mmproj(this_machine(), self.mmproj)
         n_threads = self.opened.context.n_threads
         self.generator.vision = Vision(

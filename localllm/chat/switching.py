@@ -30,7 +30,7 @@ def switch(
     stays usable. Raises what `open_wished` raises.
     """
     # Adapters, draft, projector and template belong to the model they were given with
-    wishes = replace(wishes, adapters=(), draft=None, mmproj=None, template=None)
+    before, wishes = wishes, replace(wishes, adapters=(), draft=None, mmproj=None, template=None)
     if not isinstance(model, Model):
         # placement and the like are for the models that come after it
         far = open_far(model, LoadWishes(wishes.plan), settings)
@@ -51,7 +51,7 @@ def switch(
     try:
         return open_wished(model, wishes, progress)
     except (LocalLLMError, KeyboardInterrupt):
-        restore(session, wishes, progress)
+        restore(session, before, progress)
         raise
 
 

@@ -24,19 +24,13 @@ _LISTED = 10
 
 def retry(repl: Repl, rest: str) -> None:
     """Ask the last question again; a fixed seed would say the same, so it moves on."""
-    conversation = repl.talk.conversation
-    question = conversation.question
+    question = repl.talk.conversation.question
     if question is None:
         raise UsageProblem("there is no question to ask again")
-    before = list(conversation.entries)
-    conversation.undo()
     seed = repl.talk.settings.given.get("seed")
     if seed is not None:
         repl.talk.settings.given["seed"] = seed + 1
-    answer = repl.speak(question.content, question.images)
-    if answer is None:
-        conversation.entries = before
-        repl.talk.keeper.save(conversation, repl.talk.session.name)
+    repl.ask_instead(question.content, question.images)
 
 
 def edit(repl: Repl, rest: str) -> None:

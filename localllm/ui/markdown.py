@@ -7,6 +7,7 @@ from the terminal), a line break stays one, links show where they lead, and HTML
 from __future__ import annotations
 
 import re
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _TRAILING = re.compile(r"(?:\x1b\[[0-9;]*m| )+$")
 # A last line that may still become anything: a list item, a rule, an underlined heading
 _UNDECIDED = re.compile(r"(?:^|\n)[ \t]*(?:[-=*+#>|`~_:]+|[0-9]{1,9}[.)]?)[ \t]*$")
+_LEAST_COLUMN = 8  # cells of a table's column, where not every word fits one line
 _CONTROL = {c: "\ufffd" for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t"}
 
 
@@ -109,9 +111,12 @@ def _parser() -> Any:
 @cache
 def _markdown_class() -> Any:
     """rich is only imported when something is drawn, so these classes are made then."""
+    from rich import box
     from rich.console import ConsoleOptions, RenderResult
-    from rich.markdown import CodeBlock, Heading, Markdown
+    from rich.markdown import CodeBlock, Heading, Markdown, TableElement
+    from rich.measure import Measurement
     from rich.syntax import Syntax
+    from rich.table import Table
     from rich.text import Text
 
     class LeftHeading(Heading):
@@ -128,10 +133,39 @@ def _markdown_class() -> Any:
                 background_color="default",
             ) if code else Text("")  # fmt: skip
 
+    class WholeTable(TableElement):
+        """rich cuts what is too wide for a cell off: here it goes on below, and a table of more
+        columns than can be read side by side is a list of its rows."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            header = self.header.row if self.header is not None else None
+            heads = [cell.content.copy() for cell in header.cells] if header is not None else []
+            for head in heads:
+                head.stylize("markdown.table.header")
+            body = self.body.rows if self.body is not None else []
+            rows = [[cell.content for cell in row.cells] for row in body]
+            table = Table(box=box.SIMPLE, pad_edge=False, style="markdown.table.border",
+                          collapse_padding=True)  # fmt: skip
+            for head in heads:
+                table.add_column(head, overflow="fold")
+            for row in rows:
+                table.add_row(*row)
+            unbound = options.update(max_width=sys.maxsize)  # or it is cut to what there is
+            wide = Measurement.get(console, unbound, table).minimum > options.max_width
+            if not rows or not wide or options.max_width >= _LEAST_COLUMN * len(heads):
+                yield table
+                return
+            for number, row in enumerate(rows):
+                yield from [Text("")] if number else []
+                for head, cell in zip(heads, row, strict=False):
+                    line = Text.assemble(head, ": ", cell)
+                    line.overflow = "fold"
+                    yield line
+
     class ChatMarkdown(Markdown):
         elements = {  # noqa: RUF012 - rich's own attribute
             **Markdown.elements, "heading_open": LeftHeading, "fence": PlainCode,
-            "code_block": PlainCode,
+            "code_block": PlainCode, "table_open": WholeTable,
         }  # fmt: skip
 
         def __init__(self, markup: str) -> None:

@@ -200,8 +200,9 @@ def test_a_grammar_is_followed(cli: Cli, tiny_model: Model, tmp_path: Path) -> N
     (tmp_path / "g.gbnf").write_text('root ::= "yes" | "no"')
     done = cli("chat", "tiny", "well?", "--grammar", tmp_path / "g.gbnf", "--json", "--seed", 3)
     assert done.data["text"] in ("yes", "no")
-    (tmp_path / "g.gbnf").write_text("root ::= (")
-    assert cli("chat", "tiny", "x", "--grammar", tmp_path / "g.gbnf").exit_code == 2
+    for wrong in ("root ::= (", "", "# nothing"):  # an empty one is not none
+        (tmp_path / "g.gbnf").write_text(wrong)
+        assert cli("chat", "tiny", "x", "--grammar", tmp_path / "g.gbnf").exit_code == 2
     assert cli("chat", "tiny", "x", "--grammar", tmp_path / "none.gbnf").exit_code == 3
 
 

@@ -183,6 +183,36 @@ def test_turns_are_taken_back_edited_and_asked_again(fruits: Model, registry: Re
     ]  # fmt: skip
 
 
+def test_an_edit_that_cannot_be_answered_takes_nothing_away(
+    fruits: Model, registry: Registry
+) -> None:
+    with chat("fruits", "--temperature", 0, "--ctx", 256, columns=200, rows=50) as terminal:
+        terminal.until_ready()
+        ask(terminal, "one")
+        terminal.send("/edit\r")
+        terminal.until(">>> one", count=2)
+        terminal.send(" the world" * 400 + "\r")
+        terminal.until("error: the prompt is")
+        terminal.until_ready(after=3)
+        terminal.send("\x04")
+        terminal.finish()
+    (kept,) = Chats.of(registry).list()
+    said = [m.content for m in Chats.of(registry).messages(kept.id)]
+    assert said == ["one", "".join(SAID)]
+
+
+def test_a_model_without_a_template_says_so_and_thinking_is_told_of_once(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.add(arrival("base", tiny_llama(tmp_path / "b.gguf", chat_template=None)))
+    with chat("base", columns=200) as terminal:
+        terminal.until_ready()
+        assert terminal.text().count("this model has no chat template") == 1
+        ask(terminal, "/set thinking off")
+        ask(terminal, "/set top_k 3")
+        assert terminal.text().count("no switch for thinking") == 1
+
+
 def test_another_model_in_the_middle(fruits: Model, registry: Registry, tmp_path: Path) -> None:
     registry.add(arrival("other", tiny_llama(tmp_path / "o.gguf", seed=3)))
     with chat("fruits", "--temperature", 0, "--max-tokens", 5) as terminal:

@@ -121,6 +121,37 @@ def test_markdown_is_drawn() -> None:
     assert "```" not in text
 
 
+WIDE = """| name | who made it and where | price | note |
+|:-----|:---------------------:|------:|------|
+| りんごとみかんとぶどう | 日本の小さな町の工場 | 12000円 | 一二三四五六七八九十 |
+| plain | `code_that_is_one_long_word_of_its_own` | 7 | **bold** and more |
+"""
+
+
+@pytest.mark.parametrize("columns", [10, 16, 24, 40, 60, 120])
+def test_a_table_wider_than_the_screen_loses_nothing(columns: int) -> None:
+    def letters(text: str) -> list[str]:
+        return sorted(c for c in text if c.isalnum() or c == "_")
+
+    lines = streamed(WIDE, columns, 500, 7).lines()
+    assert "…" not in "".join(lines)
+    body = letters("".join(WIDE.splitlines()[2:]))
+    shown = letters("".join(lines))
+    for letter in set(body):  # its heads come with each row where it is drawn as a list
+        assert shown.count(letter) >= body.count(letter), letter
+    assert streamed(WIDE, columns, 9, 3, seed=4).lines() == lines
+
+
+def test_a_table_of_many_columns_is_a_list_of_its_rows() -> None:
+    names = [f"column{n}" for n in range(12)]
+    rows = "".join("| " + " | ".join(f"{row}{n}" for n in range(12)) + " |\n" for row in "ab")
+    text = f"| {' | '.join(names)} |\n{'|---' * 12}|\n{rows}"
+    assert streamed(text, 40, 500, 5).lines() == [
+        *(f"column{n}: a{n}" for n in range(12)), "", *(f"column{n}: b{n}" for n in range(12)),
+    ]  # fmt: skip
+    assert "column0  column1" in " ".join(streamed(text, 130, 500, 5).lines()[:1])
+
+
 def test_an_answer_longer_than_the_screen_is_whole_in_the_scrollback() -> None:
     code = "```\n" + "\n".join(f"line {n}" for n in range(300)) + "\n```\n"
     table = "| n | v |\n|---|---|\n" + "\n".join(f"| r{n} | {'x' * (n % 9)} |" for n in range(50))
