@@ -221,6 +221,16 @@ def _attach(opened: Opened, model: Model, adapters: tuple[tuple[Path, float], ..
         attach_files(opened.context, wanted)
 
 
+def _template_of_adapters(opened: Opened) -> str | None:
+    """What the first adapter that brings a chat template was tuned with."""
+    from localllm.engine.adapter import attached
+
+    found = (one.adapter.metadata() for one in attached(opened.context) if one.scale)
+    return next(
+        (m["tokenizer.chat_template"] for m in found if "tokenizer.chat_template" in m), None
+    )
+
+
 def _generator(
     model: Model, opened: Opened, drafting: Opened | None, wishes: LoadWishes
 ) -> LocalGenerator:
@@ -228,6 +238,8 @@ def _generator(
 
     has_own = opened.model.meta("tokenizer.chat_template") is not None
     source = wishes.template or Preset.of(model, has_template=has_own).template
+    if source is None and not has_own:
+        source = _template_of_adapters(opened)
     chat_template = ChatTemplate.of(opened.model, source)
     if wishes.draft is None:
         from localllm.engine.generator import LocalGenerator

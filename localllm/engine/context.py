@@ -164,8 +164,17 @@ class Context(NativeObject):
         """Raise EngineError if this output is NaN: samplers would choose at random."""
         top = float(self.logits_view(index).max())  # NaN if any is
         if math.isnan(top):
+            from localllm.engine.adapter import attached
+
+            name = self.model.path.name
+            if attached(self):
+                raise EngineError(
+                    f"{name} computes NaN with its adapters: a scale is too large, or a file is "
+                    "damaged",
+                    "--lora ADAPTER:1, then localllm verify MODEL",
+                )
             raise EngineError(
-                f"{self.model.path.name} computes NaN: the file is damaged, or its numbers "
+                f"{name} computes NaN: the file is damaged, or its numbers "
                 "overflow this KV cache type",
                 "try --kv f32, then localllm verify MODEL",
             )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
-from localllm.errors import DamagedFile, FileGone, ModelNotFound
+from localllm.errors import DamagedFile, FileGone, ModelNotFound, UsageProblem
 from localllm.library.describe import loose_model
 from localllm.refs import ModelRef
 from localllm.registry import Model, Registry
@@ -100,10 +101,13 @@ def _base_of(adapter: Model, registry: Registry) -> Model:
 def find_adapter(text: str, registry: Registry) -> tuple[Path, float]:
     """`ADAPTER[:SCALE]`: a LoRA adapter's file, and how strongly it counts (1.0).
 
-    Raises ModelNotFound, DamagedFile for what is no adapter.
+    Raises ModelNotFound, UsageProblem for a scale that is not finite, DamagedFile for what is no
+    adapter.
     """
     head, colon, tail = text.rpartition(":")
     scale = _number(tail) if colon else None
+    if scale is not None and not math.isfinite(scale):
+        raise UsageProblem(f"an adapter's scale is a finite number, not {tail}", f"{head}:1")
     name = text if scale is None else head
     ref = ModelRef.parse(name)
     # a path means that file, which may also be a part of a registered model

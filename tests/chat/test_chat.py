@@ -113,6 +113,29 @@ def test_an_adapter_changes_the_answer(cli: Cli, tiny_model: Model, tmp_path: Pa
     assert none == plain
     assert full != plain
     assert cli("chat", "tiny", "hi", "--lora", "tiny").exit_code == 7
+    for scale in ("nan", "inf"):
+        assert cli("chat", "tiny", "hi", "--lora", f"{adapter}:{scale}").exit_code == 2
+    broken = cli("chat", "tiny", "hi", "--lora", f"{adapter}:1e38")
+    assert broken.exit_code == 1
+    assert "a scale is too large" in broken.err
+
+
+def test_an_adapter_brings_the_template_it_was_tuned_with(
+    cli: Cli, registry: Registry, tmp_path: Path
+) -> None:
+    """Where the model has none: else the adapter would be asked in a form it never saw."""
+    metadata = {"tokenizer.chat_template": "{{ messages[0]['content'] }}"}
+    adapter = tiny_lora(tmp_path / "a.gguf", metadata=metadata)
+    registry.add(arrival("base", tiny_llama(tmp_path / "b.gguf", chat_template=None)))
+    registry.add(arrival("tiny", tiny_llama(tmp_path / "t.gguf")))
+    tokens = {
+        model: cli("chat", model, "the world", *GREEDY, "--lora", adapter, "--json").data[
+            "prompt_tokens"
+        ]
+        for model in ("base", "tiny")
+    }
+    said = cli("chat", "base", "the world", *GREEDY, "--raw", "--json").data["prompt_tokens"]
+    assert tokens["base"] == said < tokens["tiny"]
 
 
 def test_an_adapter_of_another_model_is_told(cli: Cli, tiny_model: Model, tmp_path: Path) -> None:

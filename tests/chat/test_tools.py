@@ -165,7 +165,8 @@ def test_nothing_runs_unless_allowed(tools: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [("def f(:", "SyntaxError"), ("x = 1", "no public functions"),
-     ("import sys; sys.exit(1)", "SystemExit"), ("raise RuntimeError('no')", "RuntimeError: no")],
+     ("import sys; sys.exit(1)", "SystemExit"), ("raise RuntimeError('no')", "RuntimeError: no"),
+     ("import os; os._exit(3)", "t.py cannot be used: the process of the tools ended")],
 )  # fmt: skip
 def test_files_that_offer_nothing(tmp_path: Path, content: str, why: str) -> None:
     (tmp_path / "t.py").write_text(content)

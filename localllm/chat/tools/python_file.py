@@ -32,7 +32,10 @@ class PythonFile(Closing):
         self._path, self._timeout_s = path.absolute(), timeout_s
         self._child: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str] = queue.Queue()
-        first = self._start()
+        try:
+            first = self._start()
+        except ToolFailed as error:
+            raise UsageProblem(f"{path} cannot be used: {error.message}") from None
         if "error" in first:
             raise UsageProblem(f"{path} cannot be used: {first['error']}")
         self.tools = tuple(Tool(**tool) for tool in first["tools"])
