@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from localllm.generation import Message
 from localllm.registry import Registry
 from localllm.route.answering.client import RouterClient
 from localllm.route.answering.routed import RoutedGenerator
-from localllm.route.deciding.guarding import PrivateData
+from localllm.route.deciding.guarding import PrivateData, guard
 from localllm.route.pool.spec import Fallback, RouterSpec
 from localllm.route.pool.steps import AlwaysStep
 from localllm.toolcalls import Tool
@@ -83,6 +84,66 @@ def test_what_is_beside_the_messages_does_not_leave(
     with opened(registry, alone, "alone") as one, pytest.raises(PrivateData):
         ask(one, "hello", more)
     assert server.asked == []
+
+
+def test_names_and_numbers_in_a_calls_arguments_do_not_leave(
+    registry: Registry, server: OpenAIServer
+) -> None:
+    """Libraries give them as an object, where a card is a number and a person a key."""
+
+    def said(arguments: dict[str, Any]) -> tuple[Message, ...]:
+        call = {"id": "x", "function": {"name": "f", "arguments": arguments}}
+        return (
+            Message("user", "go"), Message("assistant", "", {"tool_calls": [call]}),
+            Message("tool", "done", {"tool_call_id": "x"}), Message("user", "more"),
+        )  # fmt: skip
+
+    arguments = {MAIL: 1, "n": 5, "deep": {"phone": 4155552671}, "ok": True}
+    with router(registry) as one:
+        found = ask(one, said(arguments))
+        found.text()
+        stays = guard(said({"cards": [CARD]}), one.opened.spec.privacy)
+    sent = server.asked[-1].json["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    masked = {"<EMAIL_1>": 1, "n": 5, "deep": {"phone": "<PHONE_1>"}, "ok": True}
+    assert json.loads(sent) == masked
+    assert MAIL in arguments  # the caller's own
+    fired = {one["kind"]: one["count"] for one in found.routing.guard["fired"]}
+    assert fired == {"email": 1, "phone": 1}
+    assert stays.must_stay and [one["kind"] for one in stays.record["fired"]] == ["card"]
+
+
+def test_what_is_held_back_comes_in_its_place(registry: Registry, server: OpenAIServer) -> None:
+    """What could be the beginning of a placeholder, before a call, between two and at an end."""
+
+    def piece(number: int, arguments: str, **first: Any) -> bytes:
+        call = {"index": number, "function": {"arguments": arguments}}
+        if first:
+            call |= {"id": f"c{number}", "function": {"arguments": arguments, **first}}
+        return chunk(delta={"tool_calls": [call]})
+
+    script = stream(
+        chunk("Look <EM"), piece(0, '{"to": "<EMA', name="send"), piece(0, 'IL_1>", "x": "<EM'),
+        piece(1, '{"to": "<EMAIL', name="send"), piece(1, '_1>", "y": "<E'),
+        chunk(finish="length"), DONE,
+    )  # fmt: skip
+    with OpenAIServer(script) as cut:
+        point(registry, cut)
+        with opened(registry, TO_CLOUD) as router:
+            found = ask(router, "mail bob@corp.org", {"tools": (Tool("send"),)})
+            parts = list(found.parts())
+    merged: list[str] = []
+    for part in parts:
+        name = type(part).__name__
+        text = getattr(part, "text", "")
+        if merged and merged[-1].startswith(f"{name} "):
+            merged[-1] += text
+        else:
+            merged.append(f"{name} {text}")
+    assert merged == [
+        "TextPart Look <EM", "CallStart ", 'CallArguments {"to": "bob@corp.org", "x": "<EM',
+        "CallEnd ", "CallStart ", 'CallArguments {"to": "bob@corp.org", "y": "<E', "CallEnd ",
+    ]  # fmt: skip
+    assert [call.arguments[-3:] for call in found.calls] == ["<EM", '"<E']
 
 
 def test_stop_strings_do_not_leave_either(registry: Registry, server: OpenAIServer) -> None:

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from localllm.privacy import Masker
-from localllm.toolcalls import CallArguments, Part, TextPart
+from localllm.privacy import Masker, Restorer
+from localllm.toolcalls import CallArguments, CallEnd, Part, TextPart
 
 
 class RestoredParts:
     """Of one answer to messages that `masker` masked. Text, thinking and the arguments of calls
-    come in pieces of their own, each cut anywhere."""
+    come in pieces, each cut anywhere; what is held back comes before anything of another kind."""
 
     def __init__(self, masker: Masker) -> None:
-        self._text, self._thinking = masker.restorer(), masker.restorer()
-        self._arguments = masker.restorer(json_text=True)
+        self._masker = masker
+        self._kind: type[Part] | bool | None = None  # of what is held back; thinking or not
+        self._restorer: Restorer | None = None
 
-    def part(self, part: Part) -> Part | None:
-        """None where all of it is held back for now."""
+    def part(self, part: Part) -> list[Part]:
+        """Empty where all of it is held back for now."""
         if isinstance(part, TextPart):
-            text = (self._thinking if part.thinking else self._text).feed(part.text)
-            return TextPart(text, part.thinking) if text else None
-        if isinstance(part, CallArguments):
-            restored = self._arguments.feed(part.text)
-            return replace(part, text=restored) if restored else None
-        return part
+            kind: type[Part] | bool = part.thinking
+        elif isinstance(part, CallArguments | CallEnd):
+            kind = CallArguments
+        else:
+            kind = type(part)
+        found = [] if kind == self._kind else self.rest()
+        if isinstance(part, CallEnd):
+            found = self.rest()
+        if not isinstance(part, TextPart | CallArguments):
+            return [*found, part]
+        if self._restorer is None:
+            self._kind = kind
+            self._restorer = self._masker.restorer(json_text=isinstance(part, CallArguments))
+        return [*found, *self._made(self._restorer.feed(part.text))]
 
     def rest(self) -> list[Part]:
-        """What was held back, at the answer's end."""
-        held = ((self._thinking.finish(), True), (self._text.finish(), False))
-        return [TextPart(text, thinking) for text, thinking in held if text]
+        """What is held back."""
+        held = [] if self._restorer is None else self._made(self._restorer.finish())
+        self._kind = self._restorer = None
+        return held
+
+    def _made(self, text: str) -> list[Part]:
+        if not text:
+            return []
+        if isinstance(self._kind, bool):
+            return [TextPart(text, self._kind)]
+        return [CallArguments(text)]

@@ -58,7 +58,7 @@ class RoutedStream:
         self._shown = False
         self._cancelled = False
         self._over = False
-        self._last: list[Part] = []
+        self._waiting: list[Part] = []
         opened, choice = generator.opened, plan.choice
         routing = Routing(
             opened.name, opened.version.number, plan.names[0], choice.member, "", False, plan.why,
@@ -88,7 +88,7 @@ class RoutedStream:
 
     def next_part(self) -> Part | None:
         """Raises the last member's error where nobody could answer."""
-        while not self._over:
+        while not self._over and not self._waiting:
             if self._cancelled and self._current is None:
                 self._end_unasked()
                 break
@@ -114,11 +114,11 @@ class RoutedStream:
                 self._end()
                 break
             self._said = True
-            part = part if self._restored is None else self._restored.part(part)
-            if part is not None:
-                self._note(part)
-                return part
-        return self._last.pop(0) if self._last else None
+            self._waiting += [part] if self._restored is None else self._restored.part(part)
+        if not self._waiting:
+            return None
+        self._note(self._waiting[0])
+        return self._waiting.pop(0)
 
     # --- inside ---------------------------------------------------------------------------
 
@@ -239,9 +239,8 @@ class RoutedStream:
         assert self._current is not None
         self._judged()
         if self._restored is not None:
-            for part in self._restored.rest():
-                self._last.append(part)
-                self._note(part)
+            self._waiting += self._restored.rest()
+        self._show(bool(self._waiting))
         account = self._current.accounting
         self.model = f"{self.routing.member} ({self._current.model or self.routing.model})"
         self.routing = replace(
@@ -274,8 +273,7 @@ class RoutedStream:
         return paid(account, self._standing().member, unit, self._spent)
 
     def _note(self, part: Part) -> None:
-        if not self._shown:
-            self._shown, self._first_s = True, time.perf_counter() - self._began
+        self._show(True)
         self._judged()
         if isinstance(part, TextPart):
             self.thinking += part.text if part.thinking else ""
@@ -284,6 +282,10 @@ class RoutedStream:
         elif isinstance(part, CallArguments):
             last = self.calls[-1]
             self.calls = (*self.calls[:-1], replace(last, arguments=last.arguments + part.text))
+
+    def _show(self, anything: bool) -> None:
+        if anything and not self._shown:
+            self._shown, self._first_s = True, time.perf_counter() - self._began
 
     def _give_up(self) -> None:
         if self._current is not None:

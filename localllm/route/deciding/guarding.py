@@ -90,7 +90,7 @@ def fixed_of(wanted: Wanted) -> tuple[str, ...]:
     names in them; stop strings and grammar."""
     tools = [[one.name, one.description, one.parameters] for one in wanted.tools]
     sampling = [wanted.sampling.stop, wanted.sampling.grammar]
-    return tuple(_texts([tools, wanted.schema, wanted.variables, sampling], keys=True))
+    return tuple(_texts([tools, wanted.schema, wanted.variables, sampling]))
 
 
 def told(record: Mapping[str, Any]) -> str | None:
@@ -100,44 +100,52 @@ def told(record: Mapping[str, Any]) -> str | None:
 
 
 def texts_of(messages: Sequence[Message]) -> Iterator[str]:
-    """Everything of a conversation that is text."""
+    """Everything of a conversation that is text, with the names that stand before it."""
     for message in messages:
         yield message.content
-        for key, value in message.extra.items():
-            if key != "images":
-                yield from _texts(value)
+        yield from _texts({k: v for k, v in message.extra.items() if k != "images"})
 
 
-def _texts(value: Any, *, keys: bool = False) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
+def _texts(value: Any, label: str = "") -> Iterator[str]:
+    """Each text and number with the name that it stands under, which says what digits are."""
+    if isinstance(value, Mapping):
         for key, one in value.items():
-            if keys:
+            if not _is_leaf(one):
                 yield str(key)
-            yield from _texts(one, keys=keys)
+            yield from _texts(one, f"{key}: ")
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _texts(one, keys=keys)
-    elif keys and isinstance(value, int | float) and not isinstance(value, bool):
-        yield str(value)  # a card's number in an enum
+            yield from _texts(one, label)
+    elif _is_leaf(value):
+        yield f"{label}{value}"
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _masked(message: Message, policy: Policy, masker: Masker) -> Message:
-    def text(one: str) -> str:
-        return masker.mask(one, _decided(one, policy).masked).text
+    def text(one: str, label: str = "") -> str:
+        found = (
+            replace(finding, start=max(finding.start - len(label), 0), end=finding.end - len(label))
+            for finding in _decided(f"{label}{one}", policy).masked
+            if finding.end > len(label)
+        )
+        return masker.mask(one, found).text
 
-    def value(one: Any) -> Any:
-        if isinstance(one, str):
-            return text(one)
+    def value(one: Any, label: str = "") -> Any:
         if isinstance(one, Mapping):
-            return {key: value(inner) for key, inner in one.items()}
+            return {text(str(key)): value(inner, f"{key}: ") for key, inner in one.items()}
         if isinstance(one, list | tuple):
-            return type(one)(value(inner) for inner in one)
-        return one
+            return type(one)(value(inner, label) for inner in one)
+        if not _is_leaf(one):
+            return one
+        made = text(str(one), label)
+        return one if made == str(one) else made  # a number without data stays a number
 
-    extra = {k: v if k == "images" else value(v) for k, v in message.extra.items()}
-    return Message(message.role, text(message.content), extra)
+    images = {k: v for k, v in message.extra.items() if k == "images"}
+    extra = value({k: v for k, v in message.extra.items() if k != "images"})
+    return Message(message.role, text(message.content), extra | images)
 
 
 def _decided(text: str, policy: Policy) -> Decision:
