@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from localllm.chat.conversation import Conversation, Entry
 from localllm.errors import DamagedFile, LocalLLMError, NotFound
-from localllm.registry.chats import Chats, KeptMessage
+from localllm.registry.chats import ChangedMeanwhile, Chats, KeptMessage
 
 _TITLE_CHARS = 60
 _ROLES = ("system", "user", "assistant", "tool")
@@ -16,7 +17,8 @@ _ROLES = ("system", "user", "assistant", "tool")
 class Keeper:
     """Keeps one conversation, or none: `number` None has not been kept yet.
 
-    A disk that is full or an unwritable home is told once; the conversation goes on unkept.
+    A disk that is full or an unwritable home is told once; the conversation goes on unkept. Where
+    another program goes on with the same conversation, each keeps its own.
     """
 
     def __init__(
@@ -24,6 +26,7 @@ class Keeper:
     ) -> None:
         self._chats, self._tell, self.on, self.number = chats, tell, on, number
         self._written: list[KeptMessage] = []
+        self._changed_at: float | None = None  # as it was read or written last
 
     def save(self, conversation: Conversation, model: str) -> None:
         """Write what changed since the last time."""
@@ -44,12 +47,19 @@ class Keeper:
         try:
             if self.number is None:
                 self.number = self._chats.begin(model, title(conversation))
-            self._chats.write(
-                self.number, same, messages[same:], model=model, title=title(conversation)
-            )
+            self._changed_at = self._chats.write(
+                self.number, same, messages[same:], model=model, title=title(conversation),
+                since=self._changed_at,
+            )  # fmt: skip
         except NotFound:
-            self.number, self._written = None, []  # removed meanwhile: it is kept anew
+            self.leave()  # removed meanwhile: it is kept anew
             self.save(conversation, model)
+            return
+        except ChangedMeanwhile as error:
+            self.leave()
+            self.save(conversation, model)
+            if self.number is not None:
+                self._tell(f"{error.message}: this one is kept apart, as {self.number}")
             return
         except LocalLLMError as error:
             self.on = False
@@ -59,23 +69,26 @@ class Keeper:
 
     def _forget(self) -> None:
         """Nothing is left of the conversation: it need not be listed."""
-        number = self.number
+        number, seen = self.number or 0, self._changed_at
         self.leave()
         try:
-            self._chats.remove(number or 0)
+            if seen is None or self._chats.find(number).changed_at == seen:
+                self._chats.remove(number)
         except LocalLLMError:
             return
 
     def resume(self, number: int) -> Conversation:
         """The conversation `number`, which this keeper goes on writing. Raises NotFound."""
-        self._chats.find(number)
-        self._written = list(self._chats.messages(number))
-        self.number = number
-        return Conversation([entry(message) for message in self._written])
+        changed_at = self._chats.find(number).changed_at  # first: so no change goes unseen
+        found = self._chats.messages(number)
+        # as `kept` makes them, or all would be written again, and be of now
+        self._written = [replace(message, made_at=0.0) for message in found]
+        self.number, self._changed_at = number, changed_at
+        return Conversation([entry(message) for message in found])
 
     def leave(self) -> None:
         """What comes is another conversation."""
-        self.number, self._written = None, []
+        self.number, self._written, self._changed_at = None, [], None
 
 
 def title(conversation: Conversation) -> str:

@@ -162,12 +162,17 @@ class Repl:
             self.sink.note("this model's template has no switch for thinking: it is hidden")
 
     def recap(self) -> None:
-        """The last question and answer, to go on from."""
-        for entry in (self.talk.conversation.question, self.talk.conversation.answer):
+        """The last question and its answer, to go on from."""
+        conversation = self.talk.conversation
+        turns = conversation.turns()
+        last = conversation.entries[turns[-1].start :] if turns else []
+        for entry in [*last[:1], *[e for e in last if e.role == "assistant"][-1:]]:
             if entry is not None:
                 text = " ".join(entry.content.split())
                 short = text if len(text) <= _RECAP_CHARS else text[: _RECAP_CHARS - 1] + "…"
                 self.sink.note(f"{'>>> ' if entry.role == 'user' else ''}{short}")
+        if len(last) == 1:
+            self.sink.note("(it has no answer: /retry asks it again, /undo takes it back)")
 
 
 def converse(

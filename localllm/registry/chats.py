@@ -2,7 +2,7 @@
 
     chats = Chats.of(registry)
     number = chats.begin("org/model", "first words of it")
-    chats.append(number, 0, KeptMessage("user", "Hi"))
+    chats.write(number, 0, [KeptMessage("user", "Hi")], model="org/model")
 
 Every call is one transaction: what it wrote survives a kill that comes after it.
 """
@@ -16,12 +16,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from localllm.errors import NotFound
+from localllm.errors import LocalLLMError, NotFound
 from localllm.registry import schema
 from localllm.registry.database import Database
 from localllm.registry.store import Registry
 
+_TICK_S = 1e-5  # by which two changes lie apart at least
 _MEND = "move it away; a new one is made"
+
+
+class ChangedMeanwhile(LocalLLMError):
+    """Another program wrote to the conversation since it was read."""
 
 
 @dataclass(frozen=True)
@@ -135,25 +140,36 @@ class Chats:
         *,
         model: str,
         title: str | None = None,
-    ) -> None:
-        """Let `messages` stand from position `start` on, in place of all that stood there.
+        since: float | None = None,
+    ) -> float:
+        """Let `messages` stand from position `start` on, in place of all that stood there; its
+        `changed_at` after that. `since` is the `changed_at` that it was read with: what another
+        program wrote after that is not written over.
 
-        Raises NotFound where the conversation was removed meanwhile.
+        Raises NotFound where the conversation was removed meanwhile, ChangedMeanwhile.
         """
         now = time.time()
         with self.database.writing() as connection:
-            changed = connection.execute(
+            row = connection.execute(
+                "SELECT changed_at FROM chat WHERE id = ?", (number,)
+            ).fetchone()
+            if row is None:
+                raise NotFound(f"conversation {number} was removed", "localllm chats")
+            last = float(row["changed_at"])
+            if since is not None and last != since:
+                raise ChangedMeanwhile(f"conversation {number} went on in another program")
+            now = max(now, last + _TICK_S)  # a clock may stand, or be set back
+            connection.execute(
                 "UPDATE chat SET changed_at = ?, model_name = ?, title = coalesce(?, title)"
                 " WHERE id = ?",
                 (now, model, None if title is None else _storable(title), number),
             )
-            if changed.rowcount == 0:
-                raise NotFound(f"conversation {number} was removed", "localllm chats")
             connection.execute(
                 "DELETE FROM message WHERE chat_id = ? AND position >= ?", (number, start)
             )
             for position, message in enumerate(messages, start):
                 _insert(connection, number, position, message, now)
+        return now
 
     def remove(self, number: int) -> None:
         """Forget conversation `number`, and leave nothing of it in the file. Raises NotFound."""

@@ -19,7 +19,7 @@ from localllm.generation import Message, Sampling
 from localllm.library.sampling import model_sampling
 from localllm.placement import PlanOptions
 from localllm.registry import Registry
-from localllm.registry.chats import Chats
+from localllm.registry.chats import Chats, KeptMessage
 from localllm.ui import Silent
 from tests.conftest import Done, arrival
 from tests.support.tiny_models import tiny_llama
@@ -183,6 +183,44 @@ def test_only_what_changed_is_written(registry: Registry) -> None:
         "s", "again", "yes",
     ]  # fmt: skip
     assert told == []
+
+
+def test_going_on_leaves_the_times_of_what_was_said(registry: Registry) -> None:
+    chats = Chats.of(registry)
+    number = chats.begin("m", "x")
+    said = [KeptMessage("user", "one", made_at=7.0), KeptMessage("assistant", "two", made_at=8.0)]
+    chats.write(number, 0, said, model="m")
+    keeper = Keeper(chats, lambda text: None, on=True)
+    conversation = keeper.resume(number)
+    conversation.entries.append(Entry("user", "three"))
+    keeper.save(conversation, "m")
+    assert [m.made_at for m in chats.messages(number)][:2] == [7.0, 8.0]
+
+
+def test_two_programs_in_one_conversation_each_keep_their_own(registry: Registry) -> None:
+    chats, told = Chats.of(registry), list[str]()
+    first = Keeper(chats, told.append, on=True)
+    mine = Conversation([Entry("user", "one"), Entry("assistant", "two")])
+    first.save(mine, "m")
+    assert first.number is not None
+    second = Keeper(chats, told.append, on=True)
+    theirs = second.resume(first.number)
+    theirs.entries.append(Entry("user", "theirs"))
+    second.save(theirs, "m")
+    mine.entries.append(Entry("user", "mine"))
+    first.save(mine, "m")
+    assert told == ["conversation 1 went on in another program: this one is kept apart, as 2"]
+    mine.entries.append(Entry("assistant", "more of mine"))
+    first.save(mine, "m")
+    said = {c.id: [m.content for m in chats.messages(c.id)] for c in chats.list()}
+    assert said == {1: ["one", "two", "theirs"], 2: ["one", "two", "mine", "more of mine"]}
+    again = Keeper(chats, told.append, on=True)
+    emptied = again.resume(1)
+    second.save(Conversation([*theirs.entries, Entry("assistant", "late")]), "m")
+    emptied.entries.clear()
+    again.save(emptied, "m")  # nothing is left of it here, but there is
+    assert [m.content for m in chats.messages(1)][-1] == "late"
+    assert len(told) == 1
 
 
 def test_a_home_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:

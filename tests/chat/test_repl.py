@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from localllm.registry import Model, Registry
-from localllm.registry.chats import Chats
+from localllm.registry.chats import Chats, KeptMessage
 from tests.conftest import arrival
 from tests.support.scripted import THINKING_CHATML, scripted
 from tests.support.terminal import Terminal
@@ -246,6 +246,21 @@ def test_a_conversation_survives_a_kill_and_goes_on(fruits: Model, registry: Reg
     (kept,) = Chats.of(registry).list()
     asked = [m.content for m in Chats.of(registry).messages(kept.id) if m.role == "user"]
     assert asked == ["before", "after"]
+
+
+def test_a_question_whose_answer_was_killed_can_be_asked_again(
+    fruits: Model, registry: Registry
+) -> None:
+    chats = Chats.of(registry)
+    said = [KeptMessage("user", "one"), KeptMessage("assistant", "two"), KeptMessage("user", "x")]
+    chats.write(chats.begin("org/fruits", "one"), 0, said, model="org/fruits")
+    with chat("--continue", "--temperature", 0, columns=100) as terminal:
+        terminal.until_ready()
+        assert ">>> x\n(it has no answer: /retry asks it again" in terminal.text()
+        assert "two" not in terminal.text()  # that was to another question
+        ask(terminal, "/retry")
+    (kept,) = chats.list()
+    assert [m.content for m in chats.messages(kept.id)] == ["one", "two", "x", "".join(SAID)]
 
 
 def test_thinking_is_dimmed_or_hidden(registry: Registry, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from localllm.errors import NotFound, RegistryBroken
 from localllm.registry import Registry
-from localllm.registry.chats import Chats, KeptMessage
+from localllm.registry.chats import ChangedMeanwhile, Chats, KeptMessage
 from localllm.registry.history import InputHistory
 from tests.conftest import Done
 
@@ -35,6 +35,28 @@ def test_what_was_written_is_read(registry: Registry) -> None:
     assert chats.find(number).title == "new"
     assert [c.id for c in chats.saying("AGAIN")] == [number]
     assert chats.saying("nowhere") == ()
+
+
+def test_what_another_program_wrote_is_not_written_over(registry: Registry) -> None:
+    one, other = Chats.of(registry), Chats.of(registry)
+    number = one.begin("m", "x")
+    read_at = one.write(number, 0, HELLO, model="m")
+    assert other.find(number).changed_at == read_at
+    later = other.write(number, 2, [KeptMessage("user", "more")], model="m", since=read_at)
+    assert later > read_at
+    with pytest.raises(ChangedMeanwhile):
+        one.write(number, 2, [KeptMessage("user", "instead")], model="m", since=read_at)
+    assert [m.content for m in one.messages(number)][2:] == ["more"]
+
+
+def test_two_changes_are_never_of_one_time(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1.75e9)  # a clock that stands
+    chats = Chats.of(registry)
+    number = chats.begin("m", "x")
+    times = [chats.write(number, 0, HELLO, model="m") for _ in range(3)]
+    assert len({*times, chats.find(number).started_at}) == 4
 
 
 def test_reading_makes_nothing(registry: Registry, home: Path) -> None:
