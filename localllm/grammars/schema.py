@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from localllm.grammars import formats, numbers, regex, strings
+from localllm.grammars.arrays import array_node
 from localllm.grammars.document import ROOT, Document, refusal, refuse
 from localllm.grammars.gbnf import Grammar
 from localllm.grammars.nodes import (
@@ -147,7 +148,7 @@ class Compiler:
             case "object":
                 return object_node(self, shape, places)
             case "array":
-                return self.array(shape)
+                return array_node(self, shape)
             case "string":
                 return self.string(shape, places)
             case "integer":
@@ -157,34 +158,6 @@ class Compiler:
             case "boolean":
                 return alt("true", "false")
         return Text("null")
-
-    def array(self, shape: Shape) -> Node:
-        if shape.prefix and shape.items is None:
-            most = min(
-                len(shape.prefix), math.inf if shape.most_items is None else shape.most_items
-            )
-            last: int | None = int(most)
-        else:
-            last = shape.most_items
-        width = len(shape.prefix) if last is None else min(len(shape.prefix), last)
-        comma = seq(",", self.space)
-        rest: Node = EMPTY
-        if last is None or last > width:
-            item = self.value(shape.items or (), "item")
-            least, most_more = (
-                max(0, shape.least_items - width),
-                None if last is None else last - width,
-            )
-            if width:
-                rest = self.grammar.times(seq(comma, item), least, most_more)
-            else:
-                rest = self.listed(item, comma, least, most_more)
-        elif shape.least_items > width:
-            return NEVER
-        for n in reversed(range(width)):
-            here = seq(comma if n else EMPTY, self.value(shape.prefix[n], "item"), rest)
-            rest = here if n < shape.least_items else alt(EMPTY, here)
-        return seq("[", self.space, rest, self.space, "]")
 
     def listed(self, item: Node, comma: Node, least: int, most: int | None) -> Node:
         """`item` between commas, `least` to `most` times."""

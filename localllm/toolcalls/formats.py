@@ -1,4 +1,4 @@
-"""Which format a model's chat template speaks.
+"""How each family of models writes its tool calls.
 
 Verified against the templates that llama.cpp carries in models/templates, and its common/chat.cpp.
 """
@@ -14,10 +14,9 @@ from typing import Protocol
 
 from localllm.errors import UsageProblem
 from localllm.generation import Sampling
-from localllm.grammars.nodes import (
-    Node,
-)
+from localllm.grammars.nodes import Node
 from localllm.toolcalls.calls import Found, Tool
+from localllm.toolcalls.detection import format_name
 from localllm.toolcalls.forcing import Forcing
 from localllm.toolcalls.parser import ToolParser
 from localllm.toolcalls.reading import Attempt, Reading
@@ -67,11 +66,7 @@ class ToolFormat:
     @classmethod
     def of(cls, template: str, arch: str | None = None) -> ToolFormat:
         """By what the chat template contains; `arch` decides where it says nothing of calls."""
-        plain = template.replace('\\"', '"')  # in the strings of a template
-        for test, found in _DETECTION:
-            if test(plain):
-                return found
-        return FORMATS["llama4"] if arch == "llama4" else FORMATS["none"]
+        return FORMATS[format_name(template, arch)]
 
     @property
     def known(self) -> bool:
@@ -275,51 +270,3 @@ _ALL = (
     ),
 )  # fmt: skip
 FORMATS: Mapping[str, ToolFormat] = {one.name: one for one in _ALL}
-
-_Test = Callable[[str], bool]
-
-
-def _has(*marks: str, no: tuple[str, ...] = ()) -> _Test:
-    return lambda text: all(m in text for m in marks) and not any(m in text for m in no)
-
-
-# In this order: the later tests are true of some templates of the earlier formats too.
-_DETECTION: tuple[tuple[_Test, ToolFormat], ...] = tuple(
-    (test, FORMATS[name])
-    for test, name in (
-        (_has("]<]minimax[>["), "none"),  # MiniMax M3, whose marks hold a name space
-        (_has("<|tool_call>call:"), "gemma4"),
-        (_has("DSML"), "none"),  # DeepSeek V3.2 and V4
-        (_has("<|open|>", "<|end_of_msg|>"), "none"),  # Kimi K3
-        (_has(">>>all"), "functionary-v3.2"),
-        (_has("<|channel|>", "<|message|>"), "harmony"),
-        (_has("<|tool_calls_section_begin|>"), "kimi-k2"),
-        (_has("<｜tool▁calls▁begin｜>", "```json"), "deepseek-r1"),
-        (_has("<｜tool▁calls▁begin｜>"), "deepseek-v3.1"),
-        (_has("[TOOL_CALLS]", "[CALL_ID]"), "mistral-call-id"),
-        (_has("[TOOL_CALLS]", "[ARGS]"), "mistral-args"),
-        (_has("[TOOL_CALLS]"), "mistral"),
-        (_has("<|START_ACTION|>"), "command-r7b"),
-        (_has("Action:", "tool_name", "```json"), "command-r"),
-        (_has("<|tool_list_start|>"), "lfm2"),
-        (_has("<|tool_call_start|>"), "lfm2"),
-        (_has("List of tools: ["), "lfm2"),
-        (_has("<|tools_prefix|>"), "apertus"),
-        (_has("<TOOLCALL>"), "nemotron"),
-        (_has("functools["), "firefunction"),
-        (_has("<minimax:tool_call>"), "minimax"),
-        (_has("<seed:tool_call>"), "seed"),
-        (_has("<tool_call>", "<function=", "<parameter="), "qwen3-coder"),
-        (_has("<arg_key>"), "glm"),
-        (_has("<tool_calls>["), "tool-calls"),
-        (_has("<tool_calls>"), "minimax-m1"),
-        (_has("<|/tool_call|>"), "phi4"),
-        (_has("<|tool_call|>"), "granite"),
-        (_has("<function=", "</function>"), "functionary-v3.1"),
-        (_has("<tool_call>"), "hermes"),
-        (_has("<|python_start|>"), "llama4"),
-        (_has("<|header_start|>", "func_name1"), "llama4"),
-        (_has('"parameters":', "<|python_tag|>"), "llama3"),
-        (_has('"parameters":', "ipython"), "llama3"),
-    )
-)
