@@ -8,21 +8,17 @@ with Vision(model, mmproj_path) as vision:
 from __future__ import annotations
 
 import ctypes
-import os
-import re
 import secrets
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from localllm.engine import native
-from localllm.engine.calls import GaveUp, interruptible
 from localllm.engine.context import Context, ContextFull
 from localllm.engine.handle import NativeObject
-from localllm.engine.load import is_damage, refusal
 from localllm.engine.memory import buffers_of
 from localllm.engine.model import Model
 from localllm.engine.template import ChatTemplate, Rendered
@@ -30,8 +26,9 @@ from localllm.engine.threads import default_threads
 from localllm.engine.vision import native as vision_native
 from localllm.engine.vision.chunks import MARKER, Chunks, Pictures, checked
 from localllm.engine.vision.image import PictureCache
+from localllm.engine.vision.loading import load_projector
 from localllm.engine.vision.prompt import MediaPrompt, Run, place_codes
-from localllm.errors import DamagedFile, EngineError, FileGone, Interrupted, UsageProblem
+from localllm.errors import EngineError, FileGone, Interrupted, UsageProblem
 from localllm.generation import Message
 
 __all__ = ["MARKER", "Pictures", "Vision", "has_images", "seeing"]
@@ -40,8 +37,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# "clip_init: failed to load model '/x/y.gguf': load_hparams: unknown projector type: z"
-_WHY = re.compile(r"failed to load model '.*?': (?:[\w()]+: )?(.+)", re.DOTALL)
 _NO_SLOT, _ABORTED = 1, 2  # llama_decode's answers
 _KEPT_BYTES = 256 * 1024 * 1024  # of encoded images
 _LONGEST_S = 120.0  # an image's encoder, on a slow machine
@@ -78,7 +73,7 @@ class Vision(NativeObject):
         params.image_min_tokens = image_min_tokens
         params.image_max_tokens = image_max_tokens
         with native.capture() as log:
-            handle = _load(mtmd, model, path, params)
+            handle = load_projector(mtmd, model, path, params)
         super().__init__(handle, mtmd.mtmd_free, [model, params])
         self.buffers = buffers_of(log.lines)  # for computing, of the usual size of image
         model.depend(self)
@@ -269,34 +264,3 @@ def seeing(vision: Vision | None, name: str) -> Vision:
             "name the projector's file with --mmproj FILE",
         )
     return vision
-
-
-def _load(mtmd: Any, model: Model, path: Path, params: Any) -> int:
-    source = model.handle
-    try:
-        with native.capture() as log:
-            handle: int | None = interruptible(
-                lambda: mtmd.mtmd_init_from_file(os.fsencode(path), source, params),
-                discard=lambda made: mtmd.mtmd_free(made) if made else None,
-                expendable=True,
-            )
-    except GaveUp as error:
-        raise native.failure(f"llama.cpp could not load {path.name}", error.why) from None
-    if not handle:
-        raise _refusal(path, log)
-    return handle
-
-
-def _refusal(path: Path, log: native.Capture) -> EngineError | DamagedFile:
-    """mtmd says why in its first line, and in the last one only that it failed."""
-    told = [match[1] for text in log.errors if (match := _WHY.search(text))]
-    why = told[0] if told else ""
-    if why.startswith("failed to load CLIP"):  # and what was wrong with the file before that
-        return refusal(path, log)
-    if is_damage(why):
-        return DamagedFile(f"{path.name} is damaged: {why}", "localllm verify MODEL")
-    if told:
-        return native.failure(f"llama.cpp could not load {path.name}", why)
-    if len(log.errors) == 1 and "Failed to load CLIP model" in log.errors[0]:
-        return EngineError(f"{path.name} is no projector (mmproj)")
-    return refusal(path, log)
