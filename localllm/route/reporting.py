@@ -19,6 +19,7 @@ from localllm.route.opening import OpenRouter
 from localllm.route.pool.member import cost_of
 from localllm.route.teaching import held_out_probabilities
 from localllm.route.text.cues import read, script
+from localllm.route.text.languages import script_named
 from localllm.route.voting import BAD, GOOD
 
 _BINS = 10
@@ -166,7 +167,10 @@ def _drift(opened: OpenRouter, prompts: Sequence[str]) -> tuple[Drift | None, st
     )
     lengths = np.array([float(len(prompt)) for prompt in prompts])
     length = stability(tested.chars.astype(np.float64), lengths)
-    scripts = _scripts(tested.languages, [script(read(prompt).question) for prompt in prompts])
+    scripts = _scripts(
+        [script_named(one) for one in tested.languages],
+        [script(read(prompt).question) for prompt in prompts],
+    )
     worst = max(probability, length, scripts)
     verdict = "shifted" if worst > SHIFTED else "moved" if worst > MOVED else "stable"
     return Drift(len(prompts), probability, length, scripts, verdict), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ from localllm.route.predictors.factors import train_factors_of_contrast
 from localllm.route.predictors.lexical import train_lexical
 from localllm.route.predictors.similarity import train_bradley_terry, train_neighbours
 from localllm.route.router import Router
-from localllm.route.text.cues import read, script
+from localllm.route.text.cues import read
+from localllm.route.text.languages import language, script_named
 
 # Those that need no embedding model. With one: predictors.embedded.trainer(embedder)
 TRAINERS: dict[str, Train] = {
@@ -111,8 +113,11 @@ def evaluate(
 
 
 def languages(contrast: Contrast) -> list[str]:
-    """The script of every prompt ("latin", "japanese"): as near to its language as is sure."""
-    return [script(read(prompt).question) for prompt in contrast.prompts]
+    """Of every prompt: "german", "japanese"; its script where no language is clear, or where it is
+    that of too few prompts to be measured apart."""
+    found = [language(read(prompt).question) for prompt in contrast.prompts]
+    counts = Counter(found)
+    return [one if counts[one] >= MIN_PROMPTS else script_named(one) for one in found]
 
 
 def evaluate_on(

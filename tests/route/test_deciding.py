@@ -57,6 +57,12 @@ def holds(prompt: str = "hello", *, asked: dict[str, Any] | None = None, **rule:
     ({"words": ("法律",)}, "この法律について", {}, True),
     ({"languages": ("japanese",)}, "これは日本語です", {}, True),
     ({"languages": ("japanese",)}, "this is not", {}, False),
+    ({"languages": ("German",)}, "Wie geht es dir heute?", {}, True),
+    ({"languages": ("german",)}, "How are you today?", {}, False),
+    ({"languages": ("french", "spanish")}, "¿Cuál es la capital de España?", {}, True),
+    ({"languages": ("latin",)}, "Wie geht es dir heute?", {}, True),
+    ({"languages": ("english",)}, "x = 12 + 3", {}, False),  # nothing says so
+    ({"languages": ("korean",)}, "안녕하세요", {}, True),
     ({"min_chars": 5}, "hell", {}, False),
     ({"min_chars": 5, "max_chars": 5}, "hello", {}, True),
     ({"tools": True}, "x", {"tools": True}, True),

@@ -11,7 +11,8 @@ from typing import Any
 from localllm.errors import MissingExtra, UsageProblem
 from localllm.route.deciding.asked import Asked
 from localllm.route.pool.steps import DAYS, Rule, hours_of
-from localllm.route.text.cues import read, script
+from localllm.route.text.cues import read
+from localllm.route.text.languages import is_in
 
 # A pattern from elsewhere may be made to take for ever: the library stops it
 _PATTERN_S = 0.1
@@ -63,8 +64,8 @@ def _holds(rule: Rule, asked: Asked, spent: Spent) -> list[str] | None:
     if not _time_holds(rule, asked.at, why):
         return None
     if rule.languages:
-        found_language = script(asked.prompt)
-        if found_language not in rule.languages:
+        found_language = is_in(asked.prompt, rule.languages)
+        if found_language is None:
             return None
         why.append(found_language)
     if not _text_holds(rule, asked.prompt, why):

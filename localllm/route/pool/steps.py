@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 from localllm.errors import UsageProblem
+from localllm.route.text.languages import NAMES
 
 Period = Literal["hour", "day", "month"]
 PERIODS: tuple[str, ...] = get_args(Period)
@@ -25,7 +26,7 @@ class Rule:
     """`to` where all that is given holds; a rule that gives nothing always holds.
 
     `pattern` is searched in the prompt, whatever its case. `words` hold if one of them occurs.
-    `languages` are those of `text.cues.script` ("latin", "japanese", "han" ...). Characters are
+    `languages` are those of `text.languages` ("german", "japanese", "latin" ...). Characters are
     of the whole conversation, and so are `attachments`: images, or files as `chat --file` and
     `/file` put them into a message (their name, and their text in a fence). `hours` is
     "22:00-06:00" in local time. `spent_over` holds once the router has spent that much in this
@@ -52,6 +53,12 @@ class Rule:
         where = f"rule {self.name or self.to!r}"
         if self.pattern is not None and len(self.pattern) > MAX_PATTERN:
             raise UsageProblem(f"{where}: its pattern is longer than {MAX_PATTERN} characters")
+        unknown = [one for one in self.languages if one.casefold() not in NAMES]
+        if unknown:
+            raise UsageProblem(
+                f"{where}: {unknown[0][:40]!r} is no language that can be told",
+                f"known: {', '.join(NAMES)}",
+            )
         if set(self.days) - set(DAYS):
             raise UsageProblem(f"{where}: days are {', '.join(DAYS)}")
         if self.per not in PERIODS:

@@ -114,6 +114,7 @@ _SCRIPTS = (
     (0x3400, 0x9FFF, "han"),
     (0xAC00, 0xD7AF, "hangul"),
 )
+SCRIPTS = ("latin", *(name for _, _, name in _SCRIPTS), "other")
 _SCRIPT_CHARS = 2_000
 
 
