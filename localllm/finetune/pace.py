@@ -35,7 +35,7 @@ _MOST_STEPS = 50
 _FORWARD_S = 4.0
 _ENGINE_S = 4.0
 _ANSWER_TOKENS = 16
-_DISK_BYTES = 256 << 20
+_DISK_BYTES = 512 << 20
 _DISK_S = 2.0
 
 
@@ -79,9 +79,9 @@ def measure_pace(built: Built, ready: Ready, progress: Progress, group: Group = 
         if largest_s > _TRIAL_S:  # each computed it: a slow machine or a large model
             train_tps = group.size * largest.n_tokens / largest_s
         else:
-            train_tps = _speed(partial(_train, built), batches, group, device, _TRIAL_S, advance)
-    for parameter in task.learned.named.values():
-        parameter.grad = None
+            train_tps = _speed(partial(_train, built), batches, group, device, _TRIAL_S,
+                               partial(_forget, built), advance)  # fmt: skip
+    _forget(built)
     task.module.eval()
     with torch.no_grad():
         forward_tps = _speed(partial(_losses, built), batches, group, device, _FORWARD_S)
@@ -91,11 +91,14 @@ def measure_pace(built: Built, ready: Ready, progress: Progress, group: Group = 
 
 def _speed(
     compute: Callable[[Pack | None], object], batches: Batches, group: Group,
-    device: torch.device, most_s: float, advance: Callable[[int], object] = lambda n: None,
+    device: torch.device, most_s: float, begin: Callable[[], object] = lambda: None,
+    advance: Callable[[int], object] = lambda n: None,
 ) -> float:  # fmt: skip
-    """Tokens a second of all processes, over the packs of the first steps."""
+    """Tokens a second of all processes, over the packs of the first steps; `begin` comes before
+    each step."""
     seconds, tokens, n = 0.0, 0, 0
     for step in range(min(batches.steps_per_epoch, _MOST_STEPS)):
+        begin()
         for one in group.rounds(batches.step(step)):
             seconds += max(group.all_of(_timed(partial(compute, one), device)))
             tokens += 0 if one is None else one.n_tokens
@@ -115,15 +118,16 @@ def _losses(built: Built, one: Pack | None) -> None:
 
 
 def measure_disk(folder: Path) -> float:
-    """Bytes a second that a large file in `folder` is written with, until it is on the disk."""
+    """Bytes a second of a large file in `folder` until it is on the disk: written as a checkpoint
+    is, block after block, and flushed once."""
     folder.mkdir(parents=True, exist_ok=True)
     block = bytes(8 << 20)
     began, written = time.perf_counter(), 0
     with tempfile.TemporaryFile(dir=folder) as file:
         while written < _DISK_BYTES and time.perf_counter() - began < _DISK_S:
             written += file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
     return written / (time.perf_counter() - began)
 
 
@@ -158,6 +162,12 @@ def _train(built: Built, one: Pack | None) -> None:
         return
     total, _ = task.objective.total(task.scorer.losses(one), one)
     (total / max(1, task.objective.count(one))).backward()  # type: ignore[no-untyped-call]
+
+
+def _forget(built: Built) -> None:
+    """Begin a step's gradients anew: adding to those of the step before would take longer."""
+    for parameter in built.task.learned.named.values():
+        parameter.grad = None
 
 
 def _step(built: Built, optimizer: torch.optim.Optimizer, group: Group = ALONE) -> None:

@@ -179,7 +179,7 @@ def _run(ready: Ready, registry: Registry, sink: Sink) -> Tuned | None:
         place.check(resume=asked.resume, restart=asked.restart)
         group.wait()
         begun = load(place.checkpoint) if asked.resume and group.is_first else None
-        known = group.told(begun and replace(begun, state={}, optimizer={}))
+        known = group.told(begun and begun[0])
         built = build(ready.subject, ready.learning, recipe, ready.layout, ready.adapter,
                       group, known.precision if known else None)  # fmt: skip
         add_reference(built, sink.progress, known.reference if known else None, group)
@@ -188,8 +188,7 @@ def _run(ready: Ready, registry: Registry, sink: Sink) -> Tuned | None:
         curves = partial(open_curves, recipe, ready.name, place.run_id,
                          known.step if known else 0)  # fmt: skip
         with watcher_for(ready.name, sink, sampler, group, curves) as watcher:
-            trainer = Trainer(built.task, recipe, place, watcher, group)
-            trained = trainer.run(resume=asked.resume)
+            trained = Trainer(built.task, recipe, place, watcher, group).run(resume=asked.resume)
         if not group.is_first:
             help_write(built)
             return None

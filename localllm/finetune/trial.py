@@ -22,6 +22,7 @@ from localllm.finetune.outcome.judge import MOST_JUDGED
 from localllm.finetune.pace import EnginePace, Pace, measure_disk, measure_engine, measure_pace
 from localllm.finetune.plan import Layout, MemoryNeed
 from localllm.finetune.training.batches import Batches, Item
+from localllm.finetune.training.keeping import SHARE, SHORT_S
 from localllm.finetune.training.memory import PeakMemory
 from localllm.finetune.training.objectives import DirectPreference
 from localllm.finetune.training.task import evaluation_pace, planned_steps
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from localllm.ui import Progress
 
 _MARGIN = 0.05  # memory that a long run takes beyond a short one (the allocator's holes)
-_MUCH_BYTES = 1e9  # of state saved: from here on the disk's own speed is measured
+_MUCH_BYTES = 100e6  # of a checkpoint: from here on the disk's own speed is measured
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def try_run(ready: Ready, progress: Progress, folder: Path) -> DryRun:
         n_learned = sum(p.numel() for p in built.task.learned.named.values())
         engine = measure_engine(ready) if group.is_first else EnginePace(0.0, 1.0, 1.0)
     n_steps = planned_steps(ready.recipe, len(ready.learning.train))
-    if saved_bytes(built, ready.recipe, n_steps) > _MUCH_BYTES and group.is_first:
+    if checkpoint_bytes(built) > _MUCH_BYTES and group.is_first:
         pace = replace(pace, disk_bytes_per_s=measure_disk(folder))
     batches = _batches(built.task.train, built, ready.recipe.batch_size)
     per_step = sum(batches.sizes) / batches.steps_per_epoch
@@ -118,17 +119,32 @@ def training_seconds(
 ) -> float:
     """Steps of `per_step` tokens, what is measured between them, and what is saved."""
     steps_s = n_steps * (per_step / pace.train_tps + pace.optimizer_s)
-    measured_s = measured_tokens(built, recipe, n_steps) / pace.forward_tps
-    return steps_s + measured_s + saved_bytes(built, recipe, n_steps) / pace.disk_bytes_per_s
+    steps_s += measured_tokens(built, recipe, n_steps) / pace.forward_tps
+    best_s = best_bytes(built, recipe, n_steps) / pace.disk_bytes_per_s
+    return steps_s + best_s + saving_seconds(built, recipe, n_steps, steps_s + best_s, pace)
 
 
-def saved_bytes(built: Built, recipe: Recipe, n_steps: int) -> int:
-    """Of all checkpoints: numbers and both moments; the best numbers apart, where they are
-    judged."""
-    n_learned = sum(p.numel() for p in built.task.learned.named.values())
-    evaluations = _evaluations(recipe, n_steps) * bool(len(built.task.held_out))
+def saving_seconds(
+    built: Built, recipe: Recipe, n_steps: int, between_s: float, pace: Pace
+) -> float:
+    """Of all checkpoints; as seldom as `Keeper.is_worth` has it where one takes long."""
+    one_s = checkpoint_bytes(built) / pace.disk_bytes_per_s
     saves = math.ceil(n_steps / (recipe.save_every or evaluation_pace(recipe, n_steps)))
-    return 4 * n_learned * (3 * saves + evaluations)
+    if recipe.save_every is None and one_s >= SHORT_S:
+        # at the first chance and at the end, whatever was computed
+        saves = min(saves, 2 + int(between_s / (SHARE * one_s)))
+    return saves * one_s
+
+
+def checkpoint_bytes(built: Built) -> int:
+    """Numbers and both moments."""
+    return 12 * sum(p.numel() for p in built.task.learned.named.values())
+
+
+def best_bytes(built: Built, recipe: Recipe, n_steps: int) -> int:
+    """Of the numbers at each evaluation but the first, as if each were better than the last."""
+    judged = _evaluations(recipe, n_steps) - 1 if len(built.task.held_out) else 0
+    return checkpoint_bytes(built) // 3 * judged
 
 
 def measured_tokens(built: Built, recipe: Recipe, n_steps: int) -> int:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -28,10 +29,9 @@ from localllm.finetune.outcome.writing import pairs_of
 from localllm.finetune.plan import Layout
 from localllm.finetune.recipe import Recipe
 from localllm.finetune.training import checkpoint as disk
-from localllm.finetune.training.group import ALONE
 from localllm.finetune.training.records import Unwatched
 from localllm.finetune.training.trainer import Trainer
-from localllm.finetune.training.whole import load_state, whole_state
+from localllm.finetune.training.whole import load_state, state_tensors
 from localllm.ui import Silent
 from tests.finetune.tiny_torch import rows
 
@@ -86,9 +86,10 @@ def made(case: Case, path: Path) -> Built:
 
 def run(case: Case, path: Path) -> dict[str, Any]:
     built = made(case, path)
-    saved: list[disk.Checkpoint] = []
-    disk.save = lambda checkpoint, path: saved.append(checkpoint)  # numbers that are not there
-    disk.write_whole = lambda path, value: None
+    saved: list[tuple[disk.Checkpoint, list[tuple[str, Tensor]]]] = []
+    # numbers that are not there
+    disk.save = lambda checkpoint, tensors, path: saved.append((checkpoint, list(tensors)))
+    disk.write_whole = lambda path, value, tensors: None
     disk.read_whole = lambda path: None
     place = SimpleNamespace(checkpoint=Path("checkpoint"), best=Path("best"))
     trainer = Trainer(built.task, replace(case.recipe, keep="last"), place, Unwatched())
@@ -97,10 +98,14 @@ def run(case: Case, path: Path) -> dict[str, Any]:
     kept = [
         one.rows for one in module.modules() if isinstance(getattr(one, "rows", None), DeviceRows)
     ]
-    state = saved[-1]
+    state, tensors = saved[-1]
     # as a resumed run does
-    built.task.learned.load(state.state.items())
-    load_state(trainer.optimizer, state.optimizer, ALONE)
+    weights, held = (
+        [(name.removeprefix(prefix), one) for name, one in tensors if name.startswith(prefix)]
+        for prefix in ("learned ", "optimizer ")
+    )
+    built.task.learned.load(weights)
+    load_state(trainer.optimizer, state.optimizer, held)
     moments = [v for one in trainer.optimizer.state.values() for v in one.values()]
     pairs = pairs_of(built).values() if built.adapters is not None else ()
     return {
@@ -109,10 +114,8 @@ def run(case: Case, path: Path) -> dict[str, Any]:
         "buffers": devices(module.buffers()),
         "bytes": devices(one.packed for one in kept),
         "moments": devices(one for one in moments if one.dim() > 0),
-        "checkpoint": devices(state.state.values()),
-        "optimizer": devices(
-            v for one in whole_state(trainer.optimizer)["state"].values() for v in one.values()
-        ),
+        "checkpoint": devices(one for _, one in weights),
+        "optimizer": devices(one for _, one in state_tensors(trainer.optimizer)),
         "written": devices(one for pair in pairs for one in (pair.a, pair.b)),
     }
 

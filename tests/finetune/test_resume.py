@@ -280,7 +280,7 @@ def test_a_file_that_refuses_bytes_is_a_full_disk_and_the_old_state_stays(
     import torch
 
     path = tmp_path / "state"
-    checkpoint.write_whole(path, {"step": 1, "tensor": torch.arange(5000)})
+    checkpoint.write_whole(path, {"step": 1}, [("tensor", torch.arange(5000))])
 
     class Full(io.BytesIO):
         def write(self, data: object) -> int:
@@ -291,11 +291,11 @@ def test_a_file_that_refuses_bytes_is_a_full_disk_and_the_old_state_stays(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda self, mode="r": Full())
         with pytest.raises(DiskFull, match="one before is kept"):
-            checkpoint.write_whole(path, {"step": 2, "tensor": torch.arange(5000)})
+            checkpoint.write_whole(path, {"step": 2}, [("tensor", torch.arange(5000))])
     found = checkpoint.read_whole(path)
     assert found is not None
-    assert found["step"] == 1
-    assert torch.equal(found["tensor"], torch.arange(5000))
+    assert found[0] == {"step": 1}
+    assert torch.equal(found[1]["tensor"], torch.arange(5000))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file system that fills up")

@@ -68,8 +68,8 @@ def test_steps_their_optimizer_and_what_is_saved_take_their_time() -> None:
     task = built(train, held_out)  # type: ignore[arg-type]
     task.task.learned = SimpleNamespace(named={"w": torch.zeros(1000, 1000)})
     # 8 steps of 50 tokens, evaluations before, after 4 and after 8 of 100; 2 whole states saved
-    # and the best numbers, 3 evaluations long
-    wanted = 8 * (0.5 + 0.5) + 3 * 100 / 200 + 4e6 * (3 * 2 + 3) / 500e6
+    # and the best numbers at 2 of them: before the first step nothing is learned
+    wanted = 8 * (0.5 + 0.5) + 3 * 100 / 200 + 4e6 * (3 * 2 + 2) / 500e6
     found = trial.training_seconds(task, Recipe(eval_every=4), 8, 50.0, pace)
     assert found == pytest.approx(wanted)
 
@@ -116,3 +116,54 @@ def test_the_engine_opens_although_memory_seems_gone(
         open_model(tiny_gguf, PlanOptions(n_ctx=256))
     with Engine(tiny_gguf, 64, threads=1) as engine:
         assert [one.answer for one in engine.answers([[1, 2, 3]], 2)]
+
+
+@pytest.mark.parametrize(
+    ("disk", "every", "saves"),
+    [
+        (1e9, None, 10),  # a checkpoint of 1.2 s: at every evaluation
+        (2e8, None, 2 + 1),  # of 6 s: first, last, and one in 60 s between
+        (2e8, 2, 10),  # asked for
+    ],
+)
+def test_long_checkpoints_are_counted_as_seldom_as_they_are_written(
+    disk: float, every: int | None, saves: int
+) -> None:
+    task = SimpleNamespace(learned=SimpleNamespace(named={"w": torch.empty(10**8, device="meta")}))
+    pace = Pace(100.0, 100.0, 0.0, disk_bytes_per_s=disk)
+    found = trial.saving_seconds(
+        SimpleNamespace(task=task),  # type: ignore[arg-type]
+        Recipe(save_every=every), 20, 100.0, pace,
+    )  # fmt: skip
+    assert found == pytest.approx(saves * 1.2e9 / disk)
+
+
+def test_a_save_that_takes_long_waits_until_it_is_a_small_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from localllm.finetune.training import keeping
+    from localllm.finetune.training.group import ALONE
+    from localllm.finetune.training.task import Learned
+
+    weight = torch.nn.Parameter(torch.ones(3))
+    learned = Learned(None, {"w": weight})
+    place = SimpleNamespace(checkpoint=tmp_path / "c", best=tmp_path / "b")
+    keeper = keeping.Keeper(
+        SimpleNamespace(learned=learned),
+        torch.optim.AdamW([weight]),
+        place,
+        ALONE,  # type: ignore[arg-type]
+    )
+    now = [100.0]
+    monkeypatch.setattr(keeping.time, "perf_counter", lambda: now[0])
+    assert keeper.is_worth()  # nothing is known of the disk yet
+
+    def slowly(*args: Any) -> None:
+        now[0] += 6.0
+
+    monkeypatch.setattr(keeping.disk, "save", slowly)
+    keeper.save(SimpleNamespace())  # type: ignore[arg-type]
+    now[0] += 59.0
+    assert not keeper.is_worth()
+    now[0] += 2.0
+    assert keeper.is_worth()

@@ -109,8 +109,10 @@ def build(
         if rows is not None:
             _keep_bytes(module, slot, rows, way)
         elif not way.empty:
-            dtype = way.dtype_of(module, slot)
-            state[slot.hf] = tensor_of(stored, layout, dtype).to(way.device)
+            found = tensor_of(stored, layout, way.dtype_of(module, slot)).to(way.device)
+            if found.data_ptr() != stored.data.ctypes.data:  # it is not the mapped file itself
+                stored.let_go()
+            state[slot.hf] = found
         elif (dtype := way.dtype_of(module, slot)) != way.torch_dtype:
             module.get_submodule(slot.module).to(dtype)  # without numbers yet
     module.load_state_dict(state, strict=False, assign=True)

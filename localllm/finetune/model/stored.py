@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Stored:
     shape: tuple[int, ...]
     type: RowType
     data: Bytes
+    pages: Pages | None = None  # where the data lie in a mapped file
 
     @property
     def n_per_row(self) -> int:
@@ -82,6 +84,28 @@ class Stored:
         """The whole tensor as float32, in its shape."""
         return self.rows(slice(None)).reshape(self.shape)
 
+    def let_go(self) -> None:
+        """Of a tensor that was copied: its part of the file need not be in this process's memory
+        any more. It is read again where it is asked for. What was written to it would be lost."""
+        if self.pages is not None:
+            self.pages.let_go()
+
+
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """Bytes `start` to `stop` of a mapped file."""
+
+    map: mmap.mmap
+    start: int
+    stop: int
+
+    def let_go(self) -> None:
+        """Nothing where the system has no such call (Windows)."""
+        first = -(-self.start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = self.stop // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0 and sys.platform != "win32":
+            self.map.madvise(mmap.MADV_DONTNEED, first, length)
+
 
 @cache
 def _pool() -> ThreadPoolExecutor:
@@ -115,7 +139,7 @@ def gguf_weights(model: GGUFModel, path: Path) -> Weights:
     Raises FileGone (by `read_model`, before), OSError, EngineError for types that this build
     of ggml does not know.
     """
-    maps = [_mapped(file) for file in model_files(path)]
+    maps = [_Mapped(file) for file in model_files(path)]
     tensors = {}
     for name, info in model.tensors.items():
         place = model.locate(name)
@@ -130,7 +154,7 @@ def gguf_weights(model: GGUFModel, path: Path) -> Weights:
 def safetensors_weights(model: SafetensorsModel) -> Weights:
     """The tensors of a folder of safetensors. Raises OSError, EngineError for other types
     than F32, F16 and BF16."""
-    maps = {file: _mapped(file) for file in model.files}
+    maps = {file: _Mapped(file) for file in model.files}
     headers = dict(zip(model.files, model.shards, strict=True))
     tensors = {}
     for name, info in model.tensors.items():
@@ -145,19 +169,28 @@ def safetensors_weights(model: SafetensorsModel) -> Weights:
 
 
 def _stored(
-    model: str, name: str, shape: Sequence[int], type_name: str, mapped: Bytes, at: int, size: int
+    model: str, name: str, shape: Sequence[int], type_name: str, mapped: _Mapped, at: int, size: int
 ) -> Stored:
     kind = row_types().get(type_name)
     if kind is None:
         raise EngineError(f"{model}: {name} is stored as {type_name}, which holds no weights")
     row = kind.row_bytes(shape[-1] if shape else 1)
-    return Stored(name, tuple(shape), kind, mapped[at : at + size].reshape(-1, row))
+    data = mapped.data[at : at + size].reshape(-1, row)
+    return Stored(name, tuple(shape), kind, data, mapped.pages(at, at + size))
 
 
-def _mapped(path: Path) -> Bytes:
-    import numpy as np
+class _Mapped:
+    """A file's bytes, mapped."""
 
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return np.empty(0, dtype=np.uint8)
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
+    def __init__(self, path: Path) -> None:
+        import numpy as np
+
+        self._map: mmap.mmap | None = None
+        self.data: Bytes = np.empty(0, dtype=np.uint8)
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                self.data = np.frombuffer(self._map, dtype=np.uint8)
+
+    def pages(self, start: int, stop: int) -> Pages | None:
+        return None if self._map is None else Pages(self._map, start, stop)

@@ -75,7 +75,7 @@ class Learning:
         SourceFailed, OSError where curves cannot be opened."""
         sampler, recipe, place = self._sample if self.prompts else None, self._recipe, self._place
         known = load(place.checkpoint) if resume and (recipe.tensorboard or recipe.wandb) else None
-        done = 0 if known is None else known.step
+        done = 0 if known is None else known[0].step
         curves = open_curves(recipe, place.label, place.run_id, done)
         with ScratchWatcher(place.label, self._sink, sampler, curves) as watcher:
             optimizer = optimizer_of(self.module, recipe, self._ready.plan.lr, self._dtype)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
+from torch import Tensor
 
 from localllm.errors import DamagedFile, DiskFull, UsageProblem
+from localllm.finetune.training.savefile import SavedTensors, read_tensors, write_tensors
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`state` are the learned tensors, `optimizer` torch's own; `fixed` is what must be the same
-    when one goes on, `history` as JSON."""
+    """A run's state but for its tensors. `optimizer` is torch's own without its tensors; `fixed`
+    is what must be the same when one goes on, `history` as JSON."""
 
     step: int
-    state: Mapping[str, torch.Tensor]
     optimizer: Mapping[str, Any]
     fixed: Mapping[str, Any]
     history: Mapping[str, Any]
@@ -33,29 +33,31 @@ class Checkpoint:
     scaling: Mapping[str, float] = field(default_factory=dict)  # of the loss, for float16
 
 
-def save(checkpoint: Checkpoint, path: Path) -> None:
+def save(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
     """Write it beside `path` and put it there in one move. Raises DiskFull: what was there
-    before still is."""
-    write_whole(path, {"version": _VERSION, **vars(checkpoint)})
+    before still is. `tensors` are asked for one at a time."""
+    write_whole(path, {"version": _VERSION, **vars(checkpoint)}, tensors)
 
 
-def load(path: Path) -> Checkpoint | None:
+def load(path: Path) -> tuple[Checkpoint, SavedTensors] | None:
     """None where there is none. Raises DamagedFile."""
-    found = read_whole(path)
-    if found is None:
+    if not path.exists():
         return None
+    found, tensors = read_tensors(path)
     if found.pop("version", None) != _VERSION:
         raise DamagedFile(f"{path.name} is a checkpoint of another version", "add --restart")
-    return Checkpoint(**found)
+    return Checkpoint(**found), tensors
 
 
-def write_whole(path: Path, value: Mapping[str, Any]) -> None:
-    """`value` (tensors and plain data) in a file that appears complete. Raises DiskFull."""
+def write_whole(
+    path: Path, value: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]] = ()
+) -> None:
+    """Tensors and plain data in a file that appears complete. Raises DiskFull."""
     temporary = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            _save(dict(value), file)
+            write_tensors(file, value, tensors)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -70,46 +72,9 @@ def write_whole(path: Path, value: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _save(value: Mapping[str, Any], file: IO[bytes]) -> None:
-    """Write tensors as they lie in memory, without a copy of all of them.
-
-    torch turns what the file refuses into an error of its own stream: the file's is raised.
-    """
-    refused: list[OSError] = []
-
-    class Through:
-        def write(self, data: bytes) -> int:
-            try:
-                return file.write(data)
-            except OSError as error:
-                refused.append(error)
-                raise
-
-        def flush(self) -> None:
-            file.flush()
-
-    try:
-        torch.save(value, Through())  # type: ignore[arg-type]
-    except (RuntimeError, OSError):
-        if refused:
-            raise refused[0] from None
-        raise
-
-
-def read_whole(path: Path) -> dict[str, Any] | None:
-    """What `write_whole` wrote; None where there is no file. Raises DamagedFile.
-
-    Only tensors and plain data are read: a checkpoint cannot run code.
-    """
-    if not path.exists():
-        return None
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, ImportError) as error:
-        raise DamagedFile(f"{path} is no checkpoint: {error}", "add --restart") from None
-    if not isinstance(found, dict):
-        raise DamagedFile(f"{path} is no checkpoint", "add --restart")
-    return found
+def read_whole(path: Path) -> tuple[dict[str, Any], SavedTensors] | None:
+    """What `write_whole` wrote; None where there is no file. Raises DamagedFile."""
+    return read_tensors(path) if path.exists() else None
 
 
 def check_same(known: Mapping[str, Any], now: Mapping[str, Any]) -> None:

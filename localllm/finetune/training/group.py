@@ -89,15 +89,21 @@ class Group:
         found: Any = held[0]
         return found  # type: ignore[no-any-return]
 
-    def each_told(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """The first process's tensors, one at a time: the others never have them all."""
-        index = self.told([(name, one.shape, one.dtype) for name, one in tensors.items()])
-        for name, shape, dtype in index:
-            one = tensors[name] if self.is_first else torch.empty(shape, dtype=dtype)
-            if self.size > 1:
-                one = one.contiguous()
-                dist.broadcast(one, src=0)
-            yield name, one
+    def each_told(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The first process's tensors, one at a time: no process has them all. What the others
+        give is not looked at."""
+        if self.size == 1:
+            yield from tensors
+            return
+        own = iter(tensors) if self.is_first else iter(())
+        while True:
+            name, one = next(own, (None, None))
+            told = self.told(None if one is None else (name, one.shape, one.dtype))
+            if told is None:
+                return
+            one = torch.empty(told[1], dtype=told[2]) if one is None else one.contiguous()
+            dist.broadcast(one, src=0)
+            yield str(told[0]), one
 
     def all_of(self, value: Value) -> list[Value]:
         """Every process's, in their order."""

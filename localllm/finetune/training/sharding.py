@@ -2,9 +2,9 @@
 
 Each process holds a part of every tensor, of the frozen ones too. A layer's tensors are gathered
 when the layer computes and let go of behind it, forward and backward; gradients go to whoever
-holds the part, and so do the optimizer's moments. Embedding and output are gathered for as
-long as a pack is computed. Bytes of a quantized file are parted as they are and made into numbers
-where they are needed.
+holds the part, and so do the optimizer's moments. The output (and an embedding that is the same)
+is gathered for as long as a pack is computed. Bytes of a quantized file are parted as they are and
+made into numbers where they are needed.
 
 No process ever holds the whole model: it is built empty, parted, and then each tensor's part is
 filled from the mapped file.
@@ -86,17 +86,29 @@ def shard(
     mesh = init_device_mesh(device.type, (group.size,))
     module: Any = loaded.module
     root: Any = _Losses(module, dtype)
-    layers = list(module.get_decoder().layers)
-    for one in (*layers, root):
+    units = [*module.get_decoder().layers]
+    if not loaded.tied:  # needed at the beginning only; what is tied at both ends
+        units.append(module.get_input_embeddings())
+    for one in (*units, root):
         fully_shard(one, mesh=mesh)
         # sums, divided by the step's count elsewhere; gloo has no other reduction
         one.set_gradient_divide_factor(1.0)
         one.set_force_sum_reduction_for_comms(True)
+        if device.type == "cpu":
+            one.register_forward_pre_hook(_gather, prepend=True)
+            one.set_modules_to_backward_prefetch([one])  # nothing early: nothing overlaps
     for slot in loaded.slots:
         _fill(loaded, slot, mesh, device)
     if loaded.tied and "weight" in module.lm_head._parameters:
         module.lm_head.weight = module.get_input_embeddings().weight
     return ShardedScorer(root)
+
+
+def _gather(module: Any, inputs: object) -> None:
+    """Gather a module before FSDP would. FSDP keeps the buffer that it received into until the
+    next module's is filled, for streams to overlap; on the CPU nothing does, and it is as large as
+    the module. Gathered so it is let go of at once."""
+    module.unshard()
 
 
 def _fill(loaded: LoadedModel, slot: Slot, mesh: DeviceMesh, device: torch.device) -> None:
@@ -110,6 +122,8 @@ def _fill(loaded: LoadedModel, slot: Slot, mesh: DeviceMesh, device: torch.devic
         tensor = tensor_of(stored, slot.layout, layer.get_parameter(leaf).dtype)
     old = layer.get_parameter(leaf)
     own = parted(tensor, mesh, device)
+    del tensor
+    stored.let_go()
     setattr(layer, leaf, nn.Parameter(own, requires_grad=old.requires_grad))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from localllm.finetune.training.adapters import Adapters
 from localllm.finetune.training.batches import Batches, Item, Pack
 from localllm.finetune.training.group import ALONE, Group
 from localllm.finetune.training.objectives import Objective
-from localllm.finetune.training.whole import is_parted, parted_like, whole
+from localllm.finetune.training.whole import parted_like, whole
 
 _EVALS = 10  # a run, where nobody says how often
 
@@ -66,10 +66,10 @@ class Learned:
     adapters: Adapters | None
     named: Mapping[str, torch.nn.Parameter]
 
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor whole, none copied that is whole already: to be written at once. Of a
-        sharded model all processes must ask, and only the first one's answer is kept."""
-        return {name: whole(p) for name, p in self.named.items()}
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor by name, whole, one at a time. Of a sharded model all processes must ask
+        for all of them."""
+        return ((name, whole(p)) for name, p in self.named.items())
 
     def load(self, state: Iterable[tuple[str, Tensor]]) -> None:
         """Take whole tensors by name. Of a sharded model each process takes its part of them."""
@@ -126,8 +126,9 @@ def optimizer_of(learned: Learned, recipe: Recipe) -> torch.optim.AdamW:
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}]
     if rest:
         groups.append({"params": rest, "weight_decay": 0.0})
-    # of parted tensors each single operation costs some tenth of a millisecond: many at once
-    together = any(is_parted(p) for p in learned.named.values()) or None
+    # one pass over each tensor and no temporaries of its size; of parted tensors many at once,
+    # since each single operation costs some tenth of a millisecond
+    fused = all(p.device.type in ("cpu", "cuda") for p in learned.named.values()) or None
     return torch.optim.AdamW(
-        groups, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8, foreach=together
+        groups, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=fused
     )

@@ -12,10 +12,11 @@ import torch
 
 from localllm.errors import Interrupted, TrainingFailed
 from localllm.finetune.recipe import FIXED, Recipe
-from localllm.finetune.training import checkpoint as disk
 from localllm.finetune.training.batches import Batches, Pack
+from localllm.finetune.training.checkpoint import Checkpoint
 from localllm.finetune.training.device import let_go, of_module
 from localllm.finetune.training.group import ALONE, Group
+from localllm.finetune.training.keeping import Keeper
 from localllm.finetune.training.memory import PeakMemory
 from localllm.finetune.training.records import (
     EvalRecord,
@@ -36,7 +37,7 @@ from localllm.finetune.training.task import (
     optimizer_of,
     planned_steps,
 )
-from localllm.finetune.training.whole import load_state, whole, whole_state
+from localllm.finetune.training.whole import plain_state, whole
 
 
 class Trainer:
@@ -47,11 +48,11 @@ class Trainer:
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:  # fmt: skip
         self.task, self.recipe, self.watcher, self.group = task, recipe, watcher, group
-        self.checkpoint_path, self.best_path = place.checkpoint, place.best
         self.batches = Batches(task.train, recipe.batch_size, task.pack_tokens, recipe.seed)
         self.n_steps = planned_steps(recipe, len(task.train))
         self.warmup = round(recipe.warmup * self.n_steps)
         self.optimizer = optimizer or optimizer_of(task.learned, recipe)
+        self.keeper = Keeper(task, self.optimizer, place, group)
         self.device = of_module(task.module)
         self.scale = LossScale.of(task.precision)
         self.history = History()
@@ -81,7 +82,7 @@ class Trainer:
                     self.watcher.sample(self.done)
                 if self._is_due(self.eval_every):
                     self._evaluate(stop)
-                if self._is_due(self.save_every):
+                if self._is_due(self.save_every) and self._may_save():
                     self.save()
         peak = memory.highest_bytes
         kept = self._choose()
@@ -111,6 +112,10 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and (self.done % every == 0 or self.done == self.n_steps)
+
+    def _may_save(self) -> bool:
+        is_asked_for = self.recipe.save_every is not None or self.done == self.n_steps
+        return is_asked_for or self.keeper.is_worth()
 
     def _owes_evaluation(self) -> bool:
         """Whether the one before the first step, or of a step that a run stopped at, is missing."""
@@ -240,9 +245,7 @@ class Trainer:
         self.history = replace(self.history, evals=(*self.history.evals, record))
         if is_best:
             self.best_step, self.best_loss, self.waited = self.done, loss, 0
-            state = self.task.learned.state()  # all gather, one writes
-            if self.group.is_first:
-                disk.write_whole(self.best_path, {"step": self.done, "state": state})
+            self.keeper.save_best(self.done)
         elif self.done:
             self.waited += 1
         self.watcher.evaluated(record)
@@ -252,49 +255,37 @@ class Trainer:
         wanted = self.recipe.keep == "best" and self.task.held_out
         if not wanted or self.best_step in (0, self.done):
             return self.done
-        # the others may be machines of their own, without the file
-        best = disk.read_whole(self.best_path) if self.group.is_first else None
-        if self.group.told(best and best["step"]) != self.best_step:
-            return self.done
-        self.task.learned.load(self.group.each_told(best["state"] if best else {}))
-        return self.best_step
+        return self.best_step if self.keeper.restore_best(self.best_step) else self.done
 
     # --- state ----------------------------------------------------------------------------
 
     def save(self) -> None:
-        """All processes gather, the first one writes. Raises DiskFull."""
-        learned, optimizer = self.task.learned.state(), whole_state(self.optimizer)
-        if not self.group.is_first:
-            return
-        reference = getattr(self.task.objective, "reference", {})
-        state = disk.Checkpoint(
-            step=self.done,
-            state=learned,
-            optimizer=optimizer,
-            fixed=self._fixed(),
-            history=self.history.as_json(),
-            best_step=self.best_step,
-            waited=self.waited,
-            reference=dict(reference),
-            precision=self.task.precision,
-            scaling=self.scale.state(),
+        """Keep all that is needed to go on. Raises DiskFull."""
+        self.keeper.save(
+            Checkpoint(
+                step=self.done,
+                optimizer=plain_state(self.optimizer),
+                fixed=self._fixed(),
+                history=self.history.as_json(),
+                best_step=self.best_step,
+                waited=self.waited,
+                reference=dict(getattr(self.task.objective, "reference", {})),
+                precision=self.task.precision,
+                scaling=self.scale.state(),
+            )
         )
-        disk.save(state, self.checkpoint_path)
         self.saved_step = self.done
-        self.watcher.saved(self.done)
+        if self.group.is_first:
+            self.watcher.saved(self.done)
 
     def _restore(self) -> None:
-        known = disk.load(self.checkpoint_path) if self.group.is_first else None
-        about = self.group.told(known and replace(known, state={}, optimizer={}))
-        if about is None:
+        known = self.keeper.restore(self._fixed())
+        if known is None:
             return
-        disk.check_same(about.fixed, self._fixed())
-        self.task.learned.load(self.group.each_told(known.state if known else {}))
-        self.scale.load(about.scaling)
-        load_state(self.optimizer, known.optimizer if known else None, self.group)
-        self.history = History.from_json(about.history)
-        self.done = self.saved_step = about.step
-        self.best_step, self.waited = about.best_step, about.waited
+        self.scale.load(known.scaling)
+        self.history = History.from_json(known.history)
+        self.done = self.saved_step = known.step
+        self.best_step, self.waited = known.best_step, known.waited
         self.best_loss = min((e.loss for e in self.history.evals if e.step), default=math.inf)
 
     def _fixed(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ it can do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +14,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-    from localllm.finetune.training.group import Group
 
 
 def is_parted(tensor: Tensor) -> bool:
@@ -27,8 +25,27 @@ def whole(tensor: Tensor) -> Tensor:
     found = tensor.detach()
     if is_parted(found):
         full: Any = found
-        found = full.full_tensor()
+        found = _by_rows(full) if _is_rows_on_cpu(full) else full.full_tensor()
     return found.cpu()
+
+
+def _is_rows_on_cpu(tensor: Any) -> bool:
+    (placement, *more) = tensor.placements
+    return not more and placement.is_shard(0) and tensor.device.type == "cpu"
+
+
+def _by_rows(tensor: Any) -> Tensor:
+    """Each process's rows straight into their place: `full_tensor` has three times the whole in
+    memory on the way."""
+    import torch.distributed as dist
+
+    mesh = tensor.device_mesh
+    found = torch.empty(tensor.shape, dtype=tensor.dtype)
+    for rank, rows in enumerate(torch.chunk(found, mesh.size(), 0)):
+        if rank == mesh.get_local_rank():
+            rows.copy_(tensor.to_local())
+        dist.broadcast(rows, group=mesh.get_group(), group_src=rank)
+    return found
 
 
 def parted_like(tensor: Tensor, value: Tensor) -> Tensor:
@@ -54,30 +71,32 @@ def parted(tensor: Tensor, mesh: DeviceMesh, device: torch.device) -> Tensor:
     )  # fmt: skip
 
 
-def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state with whole tensors: all processes must ask."""
+def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state but for its tensors, which are empty here."""
     state = optimizer.state_dict()
     held = {
-        key: {name: whole(v) if isinstance(v, Tensor) else v for name, v in own.items()}
+        key: {name: v for name, v in own.items() if not isinstance(v, Tensor)}
         for key, own in state["state"].items()
     }
     return {**state, "state": held}
 
 
+def state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Its tensors whole, one at a time, as "parameter's number, name": all processes must ask."""
+    for key, own in optimizer.state_dict()["state"].items():
+        for name, value in own.items():
+            if isinstance(value, Tensor):
+                yield f"{key} {name}", whole(value)
+
+
 def load_state(
-    optimizer: torch.optim.Optimizer, state: Mapping[str, Any] | None, group: Group
-) -> None:
-    """Take what `whole_state` gave, which the first process has, each process its part."""
-    own = state["state"] if state is not None else {}
-    flat = {f"{key} {name}": value for key, one in own.items() for name, value in one.items()}
-    tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
-    plain = {key: value for key, value in flat.items() if key not in tensors}
+    optimizer: torch.optim.Optimizer, plain: Mapping[str, Any],
+    tensors: Iterable[tuple[str, Tensor]],
+) -> None:  # fmt: skip
+    """Take what `plain_state` and `state_tensors` gave: each process its part of whole tensors."""
     parameters = [p for part in optimizer.param_groups for p in part["params"]]
-    found: dict[int, dict[str, Any]] = {}
-    for key, value in (*group.told(plain).items(), *group.each_told(tensors)):
-        number, name = key.split(" ", 1)
-        is_tensor = isinstance(value, Tensor)
-        part = parted_like(parameters[int(number)], value) if is_tensor else value
-        found.setdefault(int(number), {})[name] = part
-    groups = group.told(state["param_groups"] if state is not None else [])
-    optimizer.load_state_dict({"state": found, "param_groups": groups})
+    found: dict[int, dict[str, Any]] = {key: dict(own) for key, own in plain["state"].items()}
+    for place, value in tensors:
+        key, name = place.split(" ", 1)
+        found.setdefault(int(key), {})[name] = parted_like(parameters[int(key)], value)
+    optimizer.load_state_dict({"state": found, "param_groups": plain["param_groups"]})
