@@ -88,7 +88,8 @@ class EndpointClient:
     async def models(self) -> Listed:
         """What the server offers. Raises as `stream`."""
         began = time.perf_counter()
-        value, headers = await self._json("GET", "/models", None, _LISTING_BYTES, _LISTING_S)
+        within_s = min(_LISTING_S, self.endpoint.patience.first_s)
+        value, headers = await self._json("GET", "/models", None, _LISTING_BYTES, within_s)
         took_s = time.perf_counter() - began
         data = value.get("data")
         if not isinstance(data, list):
@@ -111,7 +112,7 @@ class EndpointClient:
         value, _ = await self._json(
             "POST", "/embeddings", body, 4 * patience.answer_bytes, patience.first_s
         )
-        return embedded_of(value, len(texts), self.endpoint.name)
+        return embedded_of(value, texts, self.endpoint.name)
 
     # --- inside -----------------------------------------------------------------------------
 

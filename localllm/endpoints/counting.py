@@ -95,6 +95,17 @@ def counts_of(
     return Counts(prompt, said, cached, counted, ", ".join(doubts) or None)
 
 
+def tokens_of(usage: Any, texts: Sequence[str | Sequence[int]]) -> int | None:
+    """Of texts that became vectors: the server's count, None where there is none to believe."""
+    most = 0
+    for text in texts:
+        tally = Tally()
+        tally.add(text if isinstance(text, str) else "")
+        most += tally.most + (0 if isinstance(text, str) else len(text))
+    given = usage if isinstance(usage, Mapping) else {}
+    return _believed(given, "prompt_tokens", 0, most)[0]
+
+
 def seconds_of(timings: Mapping[str, Any], took_s: float) -> tuple[float | None, float | None]:
     """The server's own times for the prompt and the answer, None for those that it does not give,
     or that are longer than the request took."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from localllm.endpoints.counting import tokens_of
 from localllm.endpoints.endpoint import Kind
 from localllm.endpoints.failures import EndpointBroken, one_line
 
@@ -31,7 +32,8 @@ class Listed:
 
 @dataclass(frozen=True)
 class Embedded:
-    """`rows` in the order of the texts; `n_tokens` None where the server does not say."""
+    """`rows` in the order of the texts; `n_tokens` None where the server does not say, or says
+    what cannot be."""
 
     rows: tuple[tuple[float, ...], ...]
     n_tokens: int | None
@@ -65,8 +67,11 @@ def kind_of(entries: Sequence[Mapping[str, Any]], headers: Mapping[str, str]) ->
     return "ollama" if owners == {"library"} else None
 
 
-def embedded_of(value: Mapping[str, Any], n_texts: int, name: str) -> Embedded:
+def embedded_of(
+    value: Mapping[str, Any], texts: Sequence[str | Sequence[int]], name: str
+) -> Embedded:
     """Raises EndpointBroken where it is not one vector a text, all of one length."""
+    n_texts = len(texts)
     broken = EndpointBroken(f"{name} sends no vectors, or not one for each of {n_texts} texts")
     data = value.get("data")
     if not isinstance(data, list) or len(data) != n_texts:
@@ -77,15 +82,21 @@ def embedded_of(value: Mapping[str, Any], n_texts: int, name: str) -> Embedded:
         index = one.get("index", i) if isinstance(one, Mapping) else i
         if not isinstance(vector, list) or not vector or not isinstance(index, int):
             raise broken
-        if not all(isinstance(x, int | float) and math.isfinite(x) for x in vector):
+        if not all(map(_is_number, vector)):
             raise broken
         rows[index] = tuple(map(float, vector))
     if set(rows) != set(range(n_texts)) or len({len(row) for row in rows.values()}) > 1:
         raise broken
     usage, model = value.get("usage"), value.get("model")
-    n_tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
     return Embedded(
         tuple(rows[i] for i in range(n_texts)),
-        n_tokens if isinstance(n_tokens, int) else None,
+        tokens_of(usage, texts),
         one_line(model) if isinstance(model, str) else None,
     )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False

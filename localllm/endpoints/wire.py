@@ -55,6 +55,7 @@ class Wire:
         any other status, EndpointSilent, SourceUnreachable.
         """
         patience, loop = self._endpoint.patience, asyncio.get_running_loop()
+        given_s = limit - loop.time()
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode(
             "utf-8", "replace"
         )  # fmt: skip
@@ -66,7 +67,7 @@ class Wire:
                         made = self._stream(method, path, content)
                         response = await stack.enter_async_context(made)
                 except TimeoutError:
-                    raise self._silent() from None
+                    raise self._silent(given_s) from None
                 except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                     failed = self.failure(error)
                     again = isinstance(error, httpx2.ConnectError) and _may_pass(error)
@@ -108,11 +109,9 @@ class Wire:
     def failure(self, error: Exception) -> LocalLLMError:
         return unreachable(self._endpoint.name, self._endpoint.host, error)
 
-    def _silent(self) -> EndpointSilent:
+    def _silent(self, given_s: float) -> EndpointSilent:
         where = f"{self._endpoint.name} ({self._endpoint.host})"
-        return EndpointSilent(
-            f"{where} did not answer within {self._endpoint.patience.first_s:g} s"
-        )
+        return EndpointSilent(f"{where} did not answer within {round(given_s, 1):g} s")
 
     async def _refusal(self, response: httpx2.Response) -> LocalLLMError:
         body = b""

@@ -262,6 +262,22 @@ def test_the_whole_answer_has_a_time_too() -> None:
             said(server, made)
 
 
+def test_a_list_of_models_has_the_endpoints_time_and_says_which_ran_out() -> None:
+    with (
+        OpenAIServer(hang) as server,
+        EndpointGenerator(endpoint(server, first_s=0.6)) as made,
+        pytest.raises(EndpointSilent, match=r"did not answer within 0\.6 s"),
+    ):
+        made.models()
+
+
+def test_the_time_that_ran_out_is_the_requests_own_where_that_is_shorter() -> None:
+    with OpenAIServer(hang) as server, EndpointGenerator(endpoint(server, first_s=30.0)) as made:
+        stream = ask(made, deadline_s=0.5)
+        with pytest.raises(EndpointSilent, match=r"did not answer within 0\.5 s"):
+            stream.text()
+
+
 def test_an_end_without_done_is_an_end_once_it_was_said() -> None:
     with OpenAIServer(stream(chunk("a", finish="stop"))) as server:
         assert said(server).answer == "a"  # type: ignore[attr-defined]
@@ -479,6 +495,23 @@ def test_vectors() -> None:
     assert found.rows == ((1.5, 0.0), (0.0, 1.0))
     assert (found.n_tokens, found.model) == (5, "e")
     assert server.asked[0].json["input"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("lie", [-3, True, "5", 10**9, 1.5, None])
+def test_vectors_of_a_server_that_counts_what_cannot_be(lie: Any) -> None:
+    script = answer({"data": [{"embedding": [1.5, 0]}], "usage": {"prompt_tokens": lie}})
+    with OpenAIServer(script) as server, EndpointGenerator(endpoint(server)) as made:
+        assert made.embed(["a"]).n_tokens is None
+
+
+def test_a_vector_of_numbers_beyond_all_is_none() -> None:
+    script = answer({"data": [{"embedding": [10**400]}]})
+    with (
+        OpenAIServer(script) as server,
+        EndpointGenerator(endpoint(server)) as made,
+        pytest.raises(EndpointBroken, match="no vectors"),
+    ):
+        made.embed(["a"])
 
 
 @pytest.mark.parametrize(
