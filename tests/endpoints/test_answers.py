@@ -265,14 +265,17 @@ def test_the_whole_answer_has_a_time_too() -> None:
 def test_a_list_of_models_has_the_endpoints_time_and_says_which_ran_out() -> None:
     with (
         OpenAIServer(hang) as server,
-        EndpointGenerator(endpoint(server, first_s=0.6)) as made,
+        EndpointGenerator(endpoint(server, timeout_s=0.6)) as made,
         pytest.raises(EndpointSilent, match=r"did not answer within 0\.6 s"),
     ):
         made.models()
 
 
 def test_the_time_that_ran_out_is_the_requests_own_where_that_is_shorter() -> None:
-    with OpenAIServer(hang) as server, EndpointGenerator(endpoint(server, first_s=30.0)) as made:
+    with (
+        OpenAIServer(hang) as server,
+        EndpointGenerator(endpoint(server, timeout_s=30.0)) as made,
+    ):
         stream = ask(made, deadline_s=0.5)
         with pytest.raises(EndpointSilent, match=r"did not answer within 0\.5 s"):
             stream.text()
