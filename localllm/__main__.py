@@ -3,8 +3,6 @@
 import os
 import sys
 
-from localllm.cli import main
-
 
 def run() -> None:
     """Exit with main's status. Nothing after it may change the status or print.
@@ -12,6 +10,11 @@ def run() -> None:
     The interpreter flushes stdout once more while it ends; where the reader is gone or the
     device full that would print a traceback over an error that was already said.
     """
+    try:
+        from localllm.cli import main
+    except KeyboardInterrupt:  # typed while Python was still reading the program
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
     status = main()
     try:
         if sys.stdout is not None:

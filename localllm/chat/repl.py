@@ -23,10 +23,7 @@ from localllm.registry.history import InputHistory
 from localllm.ui import Prompt, Sink, keys_unseen, prompt_for
 
 HINT = "Send a message (/? for help)"
-NO_TEMPLATE = (
-    "this model has no chat template, so it may be a base model: it is asked as a plain dialogue "
-    "(--raw continues a text)"
-)
+NO_TEMPLATE = "no chat template (a base model?): asked as a plain dialogue, or see --raw"
 _RECAP_CHARS = 300
 
 

@@ -149,6 +149,7 @@ def _session(history: History, complete: Complete, hint: str, no_color: bool) ->
         complete_while_typing=True,
         key_bindings=_keys(),
         enable_open_in_editor=True,
+        enable_suspend=True,  # Ctrl-Z, where there is a shell to come back from
         enable_history_search=False,
         search_ignore_case=True,
         placeholder=FormattedText([("class:placeholder", hint)]),

@@ -114,6 +114,22 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(registry: Registry, tmp_pat
     assert answer.data["finish"] == "cancelled"
 
 
+def test_ctrl_z_goes_back_to_the_shell_and_fg_comes_back(fruits: Model) -> None:
+    with Terminal(["bash", "--norc", "--noprofile", "-i"], env={"PS1": "shell$ "}) as terminal:
+        terminal.until("shell$")
+        terminal.send(f"{sys.executable} -m localllm chat fruits --temperature 0\r")
+        terminal.until_ready()
+        terminal.send("hel\x1a")
+        terminal.until("Stopped")
+        terminal.until("shell$", count=2)
+        terminal.send("fg\r")
+        terminal.until(">>> hel")
+        terminal.until_ready()
+        terminal.send("lo\r")
+        terminal.until("pear")
+        assert ">>> hello" in terminal.text()
+
+
 def test_what_is_typed_meanwhile_waits_for_the_prompt(registry: Registry, tmp_path: Path) -> None:
     path = scripted(tmp_path / "m.gguf", {"\n": ["la ", "lu "]}, loops=True)
     registry.add(arrival("endless", path))
@@ -207,7 +223,7 @@ def test_a_model_without_a_template_says_so_and_thinking_is_told_of_once(
     registry.add(arrival("base", tiny_llama(tmp_path / "b.gguf", chat_template=None)))
     with chat("base", columns=200) as terminal:
         terminal.until_ready()
-        assert terminal.text().count("this model has no chat template") == 1
+        assert terminal.text().count("no chat template (a base model?)") == 1
         ask(terminal, "/set thinking off")
         ask(terminal, "/set top_k 3")
         assert terminal.text().count("no switch for thinking") == 1

@@ -53,3 +53,18 @@ def test_the_table_says_what_the_command_says(typed: str, entry: cli.Entry) -> N
     module, _, name = entry.target.partition(":")
     function = getattr(importlib.import_module(f"localllm.{module}"), name)
     assert function.__doc__.splitlines()[0] == entry.help
+
+
+def test_ctrl_c_while_python_reads_the_program_is_no_traceback() -> None:
+    code = """
+import builtins, runpy
+real = builtins.__import__
+def interrupted(name, *more, **named):
+    if name == "typer":
+        raise KeyboardInterrupt
+    return real(name, *more, **named)
+builtins.__import__ = interrupted
+runpy.run_module("localllm", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
