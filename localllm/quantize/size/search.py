@@ -273,6 +273,11 @@ def _say(best: BestForSize, search: Found, prepared: Prepared, sink: Sink) -> No
             f"at {bits:.2f} bits a weight errors alone choose worse than llama.cpp's presets do: "
             "leave out --quick, or take a preset"
         )
+    elif best.searched_with is None:
+        sink.note(
+            "errors alone chose, and nothing judged it: on a model of 270M this was 28 % better "
+            "than Q3_K_M, and no better that could be told than Q4_K_M; without --quick it is"
+        )
     if not search.complete:
         sink.warn(
             "time ran out before every group was measured: more --budget may find better types"
