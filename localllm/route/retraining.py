@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,7 +87,9 @@ def retrain(
     trained = train_router(lesson.contrast, step.weak, step.strong, train)
     losses = (_losses(before, judge), _losses(trained.router, judge))
     better = _share_better(*losses)
-    replaced = force or better >= _SURE
+    held_up = held_up_by(votes.only_by, judge.prompts, losses)
+    sure = better >= _SURE and held_up is None
+    replaced = force or sure
     version = opened.kept.version
     if replaced:
         taught = teach(
@@ -95,12 +97,29 @@ def retrain(
             files=[path.name for path in paths], made_by="retrain", trained=trained,
         )  # fmt: skip
         version = taught.version
-    why = "better on held-out feedback" if better >= _SURE else "not surely better"
+    why = "better on held-out feedback" if sure else "not surely better"
+    if better >= _SURE and held_up is not None:
+        why = f"better only by the votes of {held_up}, and worse for all others"
     return Retrained(
         opened.name, version, replaced, "as told (--force)" if force else why, votes.n_votes,
         votes.n_left_out, votes.n_capped, len(lesson.contrast), len(judge), float(losses[0].mean()),
         float(losses[1].mean()), better,
     )  # fmt: skip
+
+
+def held_up_by(
+    only_by: Mapping[str, frozenset[str]], prompts: Sequence[str], losses: tuple[Floats, Floats]
+) -> str | None:
+    """The source without whose votes the new router is rather worse than the old one, None where
+    there is no such, or where too little is left to say so. `losses` are (old's, new's) on
+    `prompts`."""
+    for source, alone in only_by.items():
+        others = np.array([prompt not in alone for prompt in prompts], dtype=np.bool_)
+        if MIN_JUDGES <= others.sum() < len(prompts):
+            before, after = (loss[others] for loss in losses)
+            if _share_better(before, after) < 0.5:
+                return source
+    return None
 
 
 def _lesson(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +37,15 @@ _HELD_OUT = 5  # one prompt in so many is kept to judge by
 @dataclass(frozen=True)
 class Votes:
     """`contrast` has one row a prompt that says something; `n_left_out` votes said nothing of the
-    pair, `n_capped` were more than their source may have."""
+    pair, `n_capped` were more than their source may have. `only_by` are the prompts that one source
+    alone voted on, by source; not the owner's."""
 
     contrast: Contrast
     n_votes: int
     n_left_out: int
     n_capped: int
     n_sources: int
+    only_by: Mapping[str, frozenset[str]]
 
 
 def votes_of(decisions: Sequence[Decided], weak: str, strong: str) -> Votes:
@@ -52,16 +54,24 @@ def votes_of(decisions: Sequence[Decided], weak: str, strong: str) -> Votes:
     kept, n_capped = _capped(given)
     prompts: list[str] = []
     qualities: list[tuple[float, float]] = []
+    voters: dict[str, set[str]] = defaultdict(set)
     for decision, vote in kept:
         found = _meaning(decision, vote, weak, strong)
         if found is not None and decision.prompt is not None:
             prompts.append(decision.prompt)
             qualities.append(found)
+            voters[decision.prompt].add(vote.source)
     values = np.array(qualities, dtype=np.float64).reshape(-1, 2)
     n = len(prompts)
     contrast = Contrast(tuple(prompts), values[:, 0], values[:, 1], ("",) * n, ("feedback",) * n)
     sources = {vote.source for _, vote in given}
-    return Votes(contrast, len(given), len(kept) - n, n_capped, len(sources))
+    only_by: dict[str, set[str]] = defaultdict(set)
+    for prompt, who in voters.items():
+        source = next(iter(who))
+        if len(who) == 1 and not _is_owner(source):
+            only_by[source].add(prompt)
+    alone = {source: frozenset(some) for source, some in only_by.items()}
+    return Votes(contrast, len(given), len(kept) - n, n_capped, len(sources), alone)
 
 
 def split_votes(contrast: Contrast) -> tuple[Contrast, Contrast]:
@@ -125,13 +135,17 @@ def _shares(given: dict[str, int]) -> dict[str, int]:
         total = sum(counts.values())
         fewer = {
             # the command line is the owner's own, and nobody else's
-            source: n if source.startswith("owner")
+            source: n if _is_owner(source)
             else min(n, max(_FREE, int((total - n) * _MOST / (1 - _MOST))))
             for source, n in counts.items()
         }  # fmt: skip
         if fewer == counts:
             return counts
         counts = fewer
+
+
+def _is_owner(source: str) -> bool:
+    return source.startswith("owner")
 
 
 def _side(prompt: str) -> bool:

@@ -17,7 +17,7 @@ from localllm.route.contrast import Contrast
 from localllm.route.making import Wish, create, make_spec
 from localllm.route.opening import OpenRouter, open_router_named
 from localllm.route.reporting import report, stability
-from localllm.route.retraining import retrain, roll_back
+from localllm.route.retraining import held_up_by, retrain, roll_back
 from localllm.route.teaching import Material, teach
 from localllm.route.voting import split_votes, votes_of
 from tests.route.known import known
@@ -152,6 +152,28 @@ def test_a_router_that_did_not_get_better_stays(mine: Registry) -> None:
     assert Routers(mine).find("mine").version == 2
     forced = retrain(mine, router(mine), force=True)
     assert (forced.replaced, forced.version) == (True, 3)
+
+
+def test_a_flood_cannot_hold_a_router_up_that_is_worse_for_the_others() -> None:
+    """By a quarter of the votes, on prompts of its own, where the new one gains much."""
+    honest, flood = [f"q{i}" for i in range(30)], [f"hi {i}" for i in range(10)]
+    prompts = (*honest, *flood)
+    before, gains = np.full(40, 0.3), np.array([0.0] * 30 + [0.3] * 10)
+    worse = np.array([0.02] * 30 + [0.0] * 10)
+    only_by = {"http 6.6.6.6": frozenset(flood)}
+    assert held_up_by(only_by, prompts, (before, before - gains + worse)) == "http 6.6.6.6"
+    assert held_up_by(only_by, prompts, (before, before - gains - worse)) is None
+    assert held_up_by({}, prompts, (before, before - gains + worse)) is None
+    # where there is hardly anybody else, there is nobody else to ask
+    few = (before[25:], (before - gains + worse)[25:])
+    assert held_up_by(only_by, prompts[25:], few) is None
+
+
+def test_whose_votes_stand_alone() -> None:
+    both = [decided(1, "weak", ("http a", "good"), ("http b", "good"))]
+    alone = [decided(i, "weak", (source, "bad")) for i, source in ((2, "http a"), (3, "owner"))]
+    found = votes_of([*both, *alone], "weak", "strong")
+    assert found.only_by == {"http a": frozenset({"prompt 2"})}
 
 
 def test_too_few_votes_are_said(mine: Registry) -> None:
