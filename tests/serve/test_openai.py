@@ -179,7 +179,7 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
      400, "messages[0].content[0]"),
     ("/v1/chat/completions",
      {"model": "hi", "messages": USER, "response_format": {"type": "json_schema", "json_schema":
-      {"name": "x", "schema": {"type": "nothing"}}}}, 400, None),
+      {"name": "x", "schema": {"type": "nothing"}}}}, 400, "response_format"),
     ("/v1/chat/completions", {"model": "bert", "messages": USER}, 400, None),
     ("/v1/completions", {"model": "hi", "prompt": "x", "suffix": "y"}, 400, "suffix"),
     ("/v1/completions", {"model": "hi", "prompt": []}, 400, "prompt"),
@@ -189,6 +189,8 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     ("/v1/responses", {"model": "hi", "input": "x", "background": True}, 400, "background"),
     ("/v1/responses", {"model": "hi", "input": "x", "previous_response_id": "resp_0"}, 404,
      "previous_response_id"),
+    ("/v1/responses", {"model": "hi", "input": "x", "text": {"format": {
+        "type": "json_schema", "name": "x", "schema": {"$ref": "#/none"}}}}, 400, "text.format"),
 ]  # fmt: skip
 
 
@@ -233,10 +235,19 @@ def test_no_name_is_a_path(server: Server, name: str) -> None:
     assert server.post("/api/show", {"model": name}).status == 404
 
 
-def test_an_overlong_prompt_is_said(server: Server) -> None:
-    done = chat(server, messages=[{"role": "user", "content": "word " * 600}])
+@pytest.mark.parametrize(
+    ("path", "param", "prompt"),
+    [
+        ("/v1/chat/completions", "messages", [{"role": "user", "content": "word " * 600}]),
+        ("/v1/completions", "prompt", "word " * 600),
+        ("/v1/responses", "input", "word " * 600),
+    ],
+)
+def test_an_overlong_prompt_is_said(server: Server, path: str, param: str, prompt: Any) -> None:
+    done = server.post(path, {"model": "tiny", param: prompt})
     assert done.status == 400
     assert done.json["error"]["code"] == "context_length_exceeded"
+    assert done.json["error"]["param"] == param
     assert "512" in done.json["error"]["message"]
 
 

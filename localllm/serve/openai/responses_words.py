@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from localllm.generation import Message
-from localllm.grammars import json_schema_grammar
 from localllm.serve.answering.ask import Ask
 from localllm.serve.openai.responses_schemas import (
     ChosenTool,
@@ -19,7 +18,7 @@ from localllm.serve.openai.responses_schemas import (
     TextFormat,
     ToolSubset,
 )
-from localllm.serve.openai.words import check_images, image_of, named, subset
+from localllm.serve.openai.words import check_images, image_of, named, schema_grammar, subset
 from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import RequestProblem
 from localllm.toolcalls import Tool
@@ -35,8 +34,7 @@ def ask_of(body: ResponsesBody, before: Sequence[Message], limits: Limits) -> As
         "max_tokens": body.max_output_tokens,
     }
     schema = _schema(body.text.format if body.text else None)
-    if schema is not None:
-        sampling["grammar"] = json_schema_grammar(schema)
+    sampling["grammar"] = schema_grammar(schema, "text.format")
     said = (*before, *messages_of(body, limits))
     check_images(said, "input", limits)
     system = (Message("system", body.instructions),) if body.instructions else ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from localllm.errors import UsageProblem
 from localllm.generation import Message
 from localllm.grammars import json_schema_grammar
 from localllm.serve.ollama.schemas import OllamaTool
@@ -60,9 +61,16 @@ def biases(given: dict[str, float] | None) -> dict[int, float]:
 
 
 def format_grammar(wanted: ResponseFormat | None) -> str | None:
-    """The grammar that `response_format` stands for. Raises UsageProblem for a bad schema."""
-    schema = format_schema(wanted)
-    return None if schema is None else json_schema_grammar(schema)
+    """The grammar that `response_format` stands for. Raises RequestProblem for a bad schema."""
+    return schema_grammar(format_schema(wanted), "response_format")
+
+
+def schema_grammar(schema: Mapping[str, Any] | bool | None, where: str) -> str | None:
+    """Of the schema in the field `where`. Raises RequestProblem for a bad one."""
+    try:
+        return None if schema is None else json_schema_grammar(schema)
+    except UsageProblem as error:
+        raise RequestProblem(error.message, where) from None
 
 
 def format_schema(wanted: ResponseFormat | None) -> dict[str, Any] | bool | None:

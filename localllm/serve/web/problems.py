@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +12,8 @@ from localllm.engine.scheduler import Busy, DeadlinePassed, Stopped
 from localllm.errors import LocalLLMError, NotFound, SourceFailed, UsageProblem
 from localllm.library.answering import CannotDo, NotInTime, OutOfContext
 from localllm.serve.answering.ask import PromptTooLong
+
+_PROMPTS = {"/v1/completions": "prompt", "/v1/responses": "input"}
 
 
 class RequestProblem(UsageProblem):
@@ -69,7 +71,11 @@ class Failure:
 
     def body(self, path: str) -> dict[str, Any]:
         """In the shape of the API that `path` belongs to."""
-        return self.ollama() if path.startswith("/api/") else self.openai()
+        if path.startswith("/api/"):
+            return self.ollama()
+        if self.param == "messages":  # where the prompt stands
+            return replace(self, param=_PROMPTS.get(path, "messages")).openai()
+        return self.openai()
 
     def openai(self) -> dict[str, Any]:
         return {
