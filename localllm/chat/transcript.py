@@ -13,6 +13,7 @@ from localllm.chat.files import read_text
 from localllm.chat.kept import entry_of, kept
 from localllm.errors import DamagedFile, LocalLLMError, UsageProblem
 
+_BESIDE = ("tool_calls", "tool_call_id", "name")  # keys of OpenAI's messages that templates read
 _NAMES = {"system": "System", "user": "You", "assistant": "Model", "tool": "Tool"}
 
 
@@ -69,12 +70,41 @@ def read_file(path: Path) -> Conversation:
     messages = data.get("messages") if isinstance(data, Mapping) else data
     if not isinstance(messages, list) or not all(isinstance(m, Mapping) for m in messages):
         raise DamagedFile(f"{path} holds no list of messages")
-    return Conversation([entry_of(message, _images(message)) for message in messages])
+    return Conversation([entry_of(_plain(message), _images(message)) for message in messages])
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message with text for its content, where OpenAI has a list of parts, or null beside tool
+    calls; what it puts beside the content stands in `extra` here."""
+    content = message.get("content")
+    if content is None and "tool_calls" in message:
+        content = ""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        content = "\n".join(text for text in texts if isinstance(text, str))
+    beside = {key: message[key] for key in _BESIDE if key in message}
+    extra = message.get("extra") or beside
+    return {**message, "content": content, "extra": extra}
+
+
+def _data_of(url: Any) -> str:
+    """The base64 in a data: URL. Raises DamagedFile: no other is fetched."""
+    text = url.get("url") if isinstance(url, Mapping) else url
+    head, _, data = str(text).partition(";base64,")
+    if not head.startswith("data:image/") or not data:
+        raise DamagedFile("an image of this conversation is no data: URL")
+    return data
 
 
 def _images(message: Mapping[str, Any]) -> tuple[bytes, ...]:
-    given = message.get("images") or []
+    parts = message.get("content")
+    shown = [
+        _data_of(part.get("image_url"))
+        for part in (parts if isinstance(parts, list) else [])
+        if isinstance(part, Mapping) and part.get("type") == "image_url"
+    ]
     try:
+        given = [*(message.get("images") or ()), *shown]
         return tuple(base64.b64decode(item, validate=True) for item in given)
     except (ValueError, TypeError):
         raise DamagedFile("an image of this conversation is no base64") from None

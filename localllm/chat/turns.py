@@ -122,7 +122,8 @@ def load(repl: Repl, rest: str) -> None:
         talk.keeper.leave()
         talk.conversation = conversation
     talk.last = None
-    repl.sink.note(f"{len(talk.conversation.turns())} questions and answers:")
+    n_turns = len(talk.conversation.turns())
+    repl.sink.note(f"{n_turns} turn{'' if n_turns == 1 else 's'}:")
     repl.recap()
 
 

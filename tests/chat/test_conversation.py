@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -321,11 +323,31 @@ def test_one_question_is_kept_only_when_told(
     assert cli("chat").exit_code == 2
 
 
+def test_openai_messages_are_read(tmp_path: Path) -> None:
+    from localllm.chat.transcript import read_file
+
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    data = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
+    image = {"type": "image_url", "image_url": {"url": data}}
+    (tmp_path / "x.json").write_text(json.dumps([
+        {"role": "user", "content": [{"type": "text", "text": "look"}, image]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "5"},
+    ]))  # fmt: skip
+    asked, called, result = read_file(tmp_path / "x.json").entries
+    assert (asked.content, asked.images) == ("look", (b"\x89PNG",))
+    assert (called.content, called.extra["tool_calls"]) == ("", [call])
+    assert (result.content, result.extra) == ("5", {"tool_call_id": "c1"})
+
+
 def test_a_file_that_is_no_conversation(tmp_path: Path) -> None:
     from localllm.chat.transcript import read_file
 
     for text in ("{", "[1]", '{"messages": 1}', '[{"role": "judge", "content": ""}]',
-                 '[{"role": "user", "content": "x", "images": ["?"]}]'):  # fmt: skip
+                 '[{"role": "user", "content": "x", "images": ["?"]}]',
+                 '[{"role": "user", "content": "x", "images": 5}]',
+                 '[{"role": "user", "content": [{"type": "image_url", "image_url": "http://x"}]}]',
+                 '[{"role": "user", "content": null}]'):  # fmt: skip
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(DamagedFile):
             read_file(tmp_path / "x.json")
