@@ -53,7 +53,7 @@ def list_command(
     """List the conversations that were kept."""
     chats = Chats.of(Registry.open())
     found = chats.list() if find is None else chats.saying(find)
-    sink.show(found, _table)
+    sink.show(found, lambda shown: _table(shown, find))
 
 
 def show_command(chat_id: Id, *, sink: Sink) -> None:
@@ -114,12 +114,14 @@ def _shown(chat: KeptChat, entries: Sequence[Entry]) -> ShownChat:
     return ShownChat(**_about(chat), messages=as_json(entries)["messages"])
 
 
-def _table(chats: Sequence[KeptChat]) -> View:
+def _table(chats: Sequence[KeptChat], find: str | None) -> View:
     rows = [
         (chat.id, Moment(chat.changed_at), Count(chat.n_messages), chat.model, chat.title)
         for chat in chats
     ]
     table = Table(("id", "last", "messages", "model", "begins"), rows)
+    if not rows and find is not None:
+        return Note(f"in no conversation that is kept was said: {find}")
     if not rows:
         return Note("no conversation is kept: localllm chat MODEL")
     return [table, Note("go on: localllm chat MODEL --chat ID")]

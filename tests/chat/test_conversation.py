@@ -293,6 +293,7 @@ def test_chats_are_listed_shown_exported_and_removed(
     newest, oldest = (chat["id"] for chat in listed)
     assert "question 1" in cli("chats").out
     assert [c["id"] for c in cli("chats", "--find", "TION 0", "--json").data] == [oldest]
+    assert "in no conversation" in cli("chats", "--find", "nowhere").err
     shown = cli("chats", "show", newest, "--json").data
     assert [m["role"] for m in shown["messages"]] == ["user", "assistant"]
     assert cli("chats", "show", newest).out.startswith("question 1 (org/tiny)")
