@@ -12,12 +12,12 @@ from pathlib import Path
 
 from localllm import config
 from localllm.config import Settings
-from localllm.errors import FileGone, NotFound, UsageProblem
+from localllm.errors import DamagedFile, FileGone, NotFound, UsageProblem
 from localllm.finetune.data.dataset import DataFile, Dataset, kind_of
 from localllm.finetune.data.kept import chosen_chats, read_chats
 from localllm.finetune.data.reading.folder import read_folder
 from localllm.finetune.data.reading.packed import as_it_lies
-from localllm.finetune.data.rows import RawRow
+from localllm.finetune.data.rows import BadRow, RawRow
 from localllm.finetune.data.shapes.detect import Shape, detect
 from localllm.finetune.data.spec import FORMAT_NAMES, DataSpec, Format
 from localllm.finetune.data.voted import read_votes
@@ -151,7 +151,10 @@ def _told(
         return "text", None, (f"{len(texts)} text files, a document each",)
     if not with_rows:
         return "chat", None, kept
-    found = detect(_sample(with_rows), spec.columns, spec.format)
+    rows = list(_sample(with_rows))
+    if not rows and (bad := next(_unusable(with_rows), None)) is not None:
+        raise DamagedFile(f"no row can be used: {bad.reason} ({bad.at})", "mend the data")
+    found = detect(rows, spec.columns, spec.format)
     format = found.shape.format
     if kept and format in ("text", "preference"):
         raise UsageProblem(f"{_CHATS} do not go with {FORMAT_NAMES[format]}")
@@ -163,3 +166,7 @@ def _sample(files: Sequence[DataFile]) -> Iterator[RawRow]:
     each = max(20, _LOOKED_AT // len(files))
     for file in files[: _LOOKED_AT // 20]:
         yield from islice((row for row in file.rows() if isinstance(row, RawRow)), each)
+
+
+def _unusable(files: Sequence[DataFile]) -> Iterator[BadRow]:
+    return (row for file in files for row in file.rows() if isinstance(row, BadRow))

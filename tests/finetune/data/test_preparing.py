@@ -402,3 +402,13 @@ def test_options_are_checked() -> None:
     for wrong in ({"loss": "none"}, {"overlong": "crop"}, {"max_length": 3}):
         with pytest.raises(UsageProblem):
             EncodeOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_data_of_which_no_row_can_be_read_say_why(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"prompt": "é", "completion": "ü"}\n'.encode("latin-1") * 3)
+    with pytest.raises(DamagedFile, match=r"UTF-8.*line 1"):
+        open_data(DataSpec((str(path),)))
+    path.write_bytes(b"{\x00}\n")
+    with pytest.raises(DamagedFile, match=r"(?<! at) at character 2"):
+        open_data(DataSpec((str(path),)))

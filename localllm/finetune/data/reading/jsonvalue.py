@@ -73,5 +73,5 @@ def _kind(value: Any) -> str:
 
 def _short(error: ValueError) -> str:
     if isinstance(error, json.JSONDecodeError):  # its own words tell of lines within the text
-        return f"{error.msg} at character {error.pos + 1}"
+        return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
     return " ".join(str(error).split())[:120]
