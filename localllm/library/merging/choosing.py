@@ -131,6 +131,12 @@ class Chooser:
         share = trial.survival.share or 0.0
         text = f"{trial.type} would keep {share * 100:.3g} % of what was tuned"
         base = self.merge.base.name
+        if trial.own_type and kept(trial.survival):
+            return (
+                f"{base} is stored in {trial.type} already, where small changes round back: by "
+                f"default nothing is merged into a model's own type (this tuning is large, and "
+                f"would keep {share * 100:.3g} %)"
+            )
         if trial.own_type:
             text += (
                 f": {base} is stored in that type already, and a change of less than half its "

@@ -160,6 +160,16 @@ def test_survival_is_measured_and_the_own_type_refused(merge: Any, tmp_path: Pat
     assert 0.8 < kept.survival.share < 1.25
 
 
+def test_a_large_tuning_is_not_said_to_be_lost(merge: Any, tmp_path: Path) -> None:
+    """It stays, and a model's own type is refused all the same."""
+    base = tiny_llama(tmp_path / "base.gguf", dtype="Q8_0")
+    lora = write_lora(tmp_path / "lora.gguf", {Q: random_pair(1, 256, 256, size=3e-2)})
+    with pytest.raises(GateFailed, match=r"this tuning is large, and would keep 100 %") as failed:
+        merge(base, lora, type="Q8_0")
+    assert "of what was tuned" not in failed.value.message
+    assert merge(base, lora, type="Q8_0", allow_loss=True).survival.share > 0.95
+
+
 def logits(path: Path, *adapters: tuple[Path, float]) -> Any:
     """Logits of a few tokens, by the real llama.cpp."""
     from localllm.engine.adapter import Attached, LoraAdapter, attach
