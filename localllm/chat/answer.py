@@ -28,7 +28,9 @@ class Answer:
     """What a model said. `truncated`: the context was full before it was done; `dropped` is what
     it no longer saw. `drafted` and `accepted` count a draft model's tokens. Of an endpoint,
     `remote_model` is who answered by its server's own word, and `seed`, `n_ctx` and `cost` are
-    None where they are not known. `routing` is what a router says of who answered and why."""
+    None where they are not known; `estimated` says that its tokens, and the cost, are estimates of
+    ours, since it gave no count that can be. `routing` is what a router says of who answered and
+    why."""
 
     model: str
     text: str
@@ -55,6 +57,7 @@ class Answer:
     tool_calls: tuple[DoneCall, ...] = ()
     remote_model: str | None = None
     cost: float | None = None
+    estimated: bool = False
     routing: Mapping[str, Any] | None = None
 
 
@@ -277,5 +280,6 @@ def finished(
         tool_calls=tuple(calls),
         remote_model=getattr(account, "model", None),
         cost=getattr(account, "cost", None),
+        estimated=not getattr(account, "counted", True),
         routing=generator.about if isinstance(generator, Judgeable) else None,
     )

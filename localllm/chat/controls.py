@@ -177,10 +177,12 @@ def stats_line(a: Answer) -> str:
         draft = f"; {a.accepted} of {a.drafted} drafted tokens accepted{share}{faster}"
     context = f"{a.context_tokens} of {a.n_ctx}" if a.n_ctx else f"{a.context_tokens} tokens"
     seed = f"; seed {a.seed}" if a.seed is not None else ""
-    cost = f"; cost {a.cost:.4g}" if a.cost is not None else ""
+    about = "about " if a.estimated else ""
+    cost = f"; cost {about}{a.cost:.4g}" if a.cost is not None else ""
     by = f"; by {a.remote_model}" if a.remote_model is not None else ""
     return (
-        f"{a.prompt_tokens} tokens in ({a.cached_tokens} cached), {a.completion_tokens} out; "
+        f"{about}{a.prompt_tokens} tokens in ({a.cached_tokens} cached), "
+        f"{about}{a.completion_tokens} out; "
         f"{', '.join([*rates, f'first token after {Seconds(a.first_token_s)}'])}{draft}; "
         f"context {context}; {a.finish_reason}{seed}{cost}{by}"
     )

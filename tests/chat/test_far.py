@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
 from localllm.registry import Model, Registry
 from localllm.registry.endpoints import Endpoints
 from tests.chat.test_repl import ask, chat, fruits  # noqa: F401
+from tests.conftest import Done
 from tests.support.openai_server import DONE, SSE, Asked, OpenAIServer, chunk, stream, usage
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
@@ -37,6 +39,22 @@ def test_to_an_endpoint_and_back(fruits: Model, registry: Registry) -> None:  # 
     sent = server.asked[0].json["messages"]
     assert [one["role"] for one in sent] == ["user", "assistant", "user"]
     assert "apple" in sent[1]["content"]
+
+
+def test_what_a_server_does_not_count_is_about_so_many(
+    registry: Registry, cli: Callable[..., Done]
+) -> None:
+    """Estimates of ours are labelled; what it counts is told as it is."""
+    for told, about in ((usage(9, 2), False), (b"", True), (usage(-3, 10**9), True)):
+        with OpenAIServer(stream(chunk("from afar", finish="stop"), told, DONE)) as server:
+            place = {"url": server.url, "model": "remote", "price_in": 2.0, "price_out": 4.0}
+            Endpoints.of(registry).add("far", place, replace=True)
+            done = cli("chat", "far", "hello", "--stats")
+            assert done.exit_code == 0, done
+            assert ("cost about " in done.err) is about, done.err
+            assert ("about 9 tokens in" in done.err) is False
+            assert ("9 tokens in" in done.err) is not about
+            assert cli("chat", "far", "hello", "--json").data["estimated"] is about
 
 
 def test_ctrl_c_stops_the_answer_and_its_connection(registry: Registry) -> None:
