@@ -9,12 +9,12 @@ of them, when the step has ended and the computing thread is about to leave the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from localllm.engine.scheduler import Event
+from localllm.serve.answering.bell import Bell
 
 # Events that may wait for a reader who does not read: more than any context has tokens would be
 # no bound, less would cut off those who only read slowly.
@@ -28,10 +28,10 @@ class Cancellable(Protocol):
 
 
 class Courier:
-    """Carries events from computing threads to one event loop."""
+    """Carries events from computing threads to one event loop; to be made on its thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._bell = Bell(loop, self._deliver)
         self._bag: deque[tuple[Feed, tuple[Event, ...]]] = deque()
         self._called = False
 
@@ -45,8 +45,7 @@ class Courier:
         # that was put can be left lying.
         if self._bag and not self._called:
             self._called = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(self._deliver)
+            self._bell.ring()
 
     def _deliver(self) -> None:
         self._called = False

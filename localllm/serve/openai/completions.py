@@ -23,7 +23,7 @@ from localllm.serve.openai.schemas import CompletionBody
 from localllm.serve.openai.words import biases, sampling_of
 from localllm.serve.service import Begun, Service
 from localllm.serve.web.problems import Failure, RequestProblem
-from localllm.serve.web.streams import SSE, LineStream, event
+from localllm.serve.web.streams import SSE, LineStream, compact, event
 
 _MOST_PROMPTS = 128
 
@@ -232,6 +232,8 @@ class _Writer:
             "model": body.model,
             "system_fingerprint": chunks.fingerprint(begun[0].use),
         }
+        self._prefix = b"data: " + compact(self.head)[:-1] + b',"choices":['
+        self._suffix = b"]" + (b',"usage":null' if self._usage else b"") + b"}\n\n"
         self._logprobs = [
             chunks.TextLogprobs(one.tokenizer) for one in begun for _ in range(self._n)
         ]
@@ -266,9 +268,11 @@ class _Writer:
         return self._chunk(choice, "", chunks.finish_of(part.accounting, called=False))
 
     def _chunk(self, choice: int, text: str, finish: str | None, of: Any = None) -> bytes:
-        one = {"index": choice, "text": text, "logprobs": of, "finish_reason": finish}
-        more = {"usage": None} if self._usage else {}
-        return event({**self.head, "choices": [one], **more})
+        """As `event` writes it; what stays the same is written once for all."""
+        rest = b"null" if of is None else compact(of)
+        reason = b"null" if finish is None else compact(finish)
+        one = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}'
+        return self._prefix + one % (choice, compact(text), rest, reason) + self._suffix
 
     @property
     def usages(self) -> list[dict[str, Any]]:
