@@ -8,7 +8,7 @@ from pathlib import Path
 
 from localllm.library.derive import digest_of
 
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 20  # the same all the time, and small enough for the processor's own cache
 
 
 class GrowingDigest:
@@ -22,6 +22,7 @@ class GrowingDigest:
         self._path, self._head = path, head
         self._at = len(head)
         self._digest = hashlib.sha256(head)
+        self._block = memoryview(bytearray(_BLOCK_BYTES))
 
     def follow(self, advance: Callable[[int], None] = lambda n_bytes: None) -> None:
         """Hash what came since: the bytes below the file's size are final, but for the head."""
@@ -31,10 +32,10 @@ class GrowingDigest:
             return  # not begun
         with file:
             file.seek(self._at)
-            while block := file.read(_BLOCK_BYTES):
-                self._digest.update(block)
-                self._at += len(block)
-                advance(len(block))
+            while n := file.readinto(self._block):
+                self._digest.update(self._block[:n])
+                self._at += n
+                advance(n)
 
     def finish(self, advance: Callable[[int], None]) -> str:
         """The file is whole. `advance` is told of the bytes that were hashed for it, all in all
