@@ -13,8 +13,9 @@ from typing import Any
 from localllm import __version__
 from localllm.errors import DamagedFile, LocalLLMError, ModelNotFound, UsageProblem
 from localllm.library import find_gguf, find_model
-from localllm.library.derive import checked_name, digest_of, parent_of
+from localllm.library.derive import checked_name, parent_of
 from localllm.library.describe import loose_model
+from localllm.library.growing import digest_of
 from localllm.library.presets import INHERITED
 from localllm.modelfile import Modelfile, chat_template
 from localllm.refs import ModelRef

@@ -27,7 +27,8 @@ from localllm.finetune.request import (
     threads_for,
 )
 from localllm.finetune.where import check_device, laid_out
-from localllm.library.derive import digest_of, existing, parent_of
+from localllm.library.derive import existing, parent_of
+from localllm.library.growing import digest_of
 from localllm.registry import Lineage, Registry
 from localllm.ui import Sink
 from localllm.ui.outfile import check_place, replace_file

@@ -15,13 +15,13 @@ from localllm.library.conversion_subject import Subject, inputs_of
 from localllm.library.derive import (
     base_name,
     checked_name,
-    digest_of,
     existing,
     parent_of,
     register_derived,
     require_room,
     shards_of,
 )
+from localllm.library.growing import digest_of
 from localllm.library.lineage import lineage_metadata
 from localllm.registry import Lineage, Model, Registry
 from localllm.ui import Progress

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from localllm.errors import DiskFull, UsageProblem
 from localllm.library.describe import describe
+from localllm.library.growing import digest_of
 from localllm.library.writeback import sync
 from localllm.refs import SCHEMES, FileRole, ModelRef
 from localllm.registry import Arrival, Lineage, Model, Registry, Staged, StoredFile
 from localllm.ui import Bytes, Progress
 
-_BLOCK = 8 << 20
 # What repository names end in that says how a file is stored, not which model it is.
 _STORAGE = re.compile(
     r"[-_. ](?:gguf|i1|(?:ud[-_])?(?:i?q\d(?:[-_](?:\d|k|xxs|xs|s|m|l|xl|nl))*|tq\d_\d|mxfp4|b?f16"
@@ -95,16 +94,6 @@ def shards_of(model: Model, progress: Progress) -> dict[str, str]:
     if len(model.weights) < 2:
         return {}
     return {"shards": with_digest(model, progress).digest or ""}
-
-
-def digest_of(path: Path, advance: Callable[[int], None]) -> str:
-    """sha256 of a file, in blocks of 8 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            advance(len(block))
-    return digest.hexdigest()
 
 
 def register_derived(

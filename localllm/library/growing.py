@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from localllm.library.derive import digest_of
-
 _BLOCK_BYTES = 1 << 20  # the same all the time, and small enough for the processor's own cache
 
 
@@ -43,7 +41,16 @@ class GrowingDigest:
         with self._path.open("rb", buffering=0) as file:
             as_foretold = file.read(len(self._head)) == self._head
         if not as_foretold:
-            return digest_of(self._path, advance)
+            return self.anew(advance)
         advance(self._at)
         self.follow(advance)
         return self._digest.hexdigest()
+
+    def anew(self, advance: Callable[[int], None]) -> str:
+        """Of the whole file, whatever was hashed on the way."""
+        return digest_of(self._path, advance)
+
+
+def digest_of(path: Path, advance: Callable[[int], None]) -> str:
+    """sha256 of a file that is whole; `advance` is told of the bytes as they are hashed."""
+    return GrowingDigest(path, b"").finish(advance)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localllm.errors import UsageProblem
-from localllm.library.derive import digest_of
+from localllm.library.growing import digest_of
 
 if TYPE_CHECKING:
     from localllm.engine.quantize.quantize import ImportanceFile, TensorPlan

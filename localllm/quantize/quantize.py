@@ -11,12 +11,11 @@ from localllm.errors import EngineError
 from localllm.library.derive import (
     checked_name,
     derived_name,
-    digest_of,
     existing,
     register_derived,
     require_room,
 )
-from localllm.library.growing import GrowingDigest
+from localllm.library.growing import GrowingDigest, digest_of
 from localllm.library.lineage import lineage_metadata
 from localllm.library.writeback import WriteBack
 from localllm.quantize.importance import check_importance, importance_file

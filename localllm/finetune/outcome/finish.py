@@ -18,7 +18,8 @@ from localllm.finetune.outcome.result import (
 )
 from localllm.finetune.outcome.writing import write_adapter, write_model
 from localllm.finetune.sampling import SampleAt, sample_prompts
-from localllm.library.derive import digest_of, register_derived
+from localllm.library.derive import register_derived
+from localllm.library.growing import digest_of
 from localllm.library.lineage import lineage_metadata
 
 if TYPE_CHECKING:

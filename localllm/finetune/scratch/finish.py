@@ -19,7 +19,8 @@ from localllm.finetune.scratch.ready import Ready
 from localllm.finetune.scratch.recipe import for_trainer
 from localllm.finetune.scratch.result import KIND, Judged, Trained
 from localllm.finetune.scratch.run import Asked, is_same
-from localllm.library.derive import digest_of, register_derived
+from localllm.library.derive import register_derived
+from localllm.library.growing import digest_of
 from localllm.library.lineage import lineage_metadata
 from localllm.registry import Lineage, Model, Registry
 from localllm.ui import Sink

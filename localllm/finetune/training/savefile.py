@@ -91,7 +91,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], SavedTensors]:
             file.seek(end - n_plain)
             plain = io.BytesIO(file.read(n_plain))
         found = torch.load(plain, map_location="cpu", weights_only=True)
-        index = {name: _Where(*where) for name, where in found["index"].items()}
+        index = {name: _where(one, end - n_plain) for name, one in found["index"].items()}
         return found["value"], SavedTensors(path, index)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
         raise DamagedFile(f"{path} is no checkpoint: {error}", "add --restart") from None
+
+
+def _where(entry: tuple[str, tuple[int, ...], int], end: int) -> _Where:
+    """Raises ValueError, TypeError for what cannot lie before `end`."""
+    dtype, shape, offset = entry
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype) or min((0, offset, *shape)) < 0:
+        raise ValueError("its index is damaged")
+    if offset + math.prod(shape) * kind.itemsize > end:
+        raise ValueError("it ends early")
+    return _Where(dtype, tuple(shape), offset)

@@ -178,7 +178,7 @@ def _vocabulary_of(folder: Path) -> Mapping[str, int] | str | None:
             return _tokens_of(_json(path), path)
     path = folder / "tokenizer.model"
     if path.is_file():
-        from localllm.library.derive import digest_of
+        from localllm.library.growing import digest_of
 
         return digest_of(path, lambda n_bytes: None)
     return None

@@ -11,7 +11,8 @@ from typing import Any
 
 from localllm.engine.build import build_info
 from localllm.errors import DamagedFile, UsageProblem
-from localllm.library.derive import digest_of, require_room, same_lineage
+from localllm.library.derive import require_room, same_lineage
+from localllm.library.growing import digest_of
 from localllm.library.lineage import lineage_text
 from localllm.library.merging.applying import row_type_of
 from localllm.library.merging.combining import Combiner

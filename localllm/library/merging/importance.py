@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.errors import UsageProblem
-from localllm.library.derive import digest_of
+from localllm.library.growing import digest_of
 from localllm.library.merging.lora import EMBEDDING
 
 if TYPE_CHECKING:
