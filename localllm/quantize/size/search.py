@@ -260,9 +260,9 @@ def _parts(prepared: Prepared, run_s: float, until: float) -> int:
 def _say(best: BestForSize, search: Found, prepared: Prepared, sink: Sink) -> None:
     """What a user should know of how it went."""
     limit, judged = best.limit, best.verdict
-    if best.used < 1 - _SLACK:
+    if best.used < 1 - _SLACK and best.taken == "search":
         most = prepared.most_bytes <= prepared.free_bytes(limit)
-        why = "the best types take no more" if most else "its tensors allow no closer choice"
+        why = "the best types take no more" if most else "no choice that takes more of it loses less"
         sink.warn(
             f"{best.result.name} takes {Bytes(limit.taken(best.result))} of the "
             f"{Bytes(limit.n_bytes)} asked for: {why}"

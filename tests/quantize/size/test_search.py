@@ -74,11 +74,10 @@ def nothing_unfinished(registry: Registry) -> bool:
     return not list(registry.home.glob("partial/*"))
 
 
-def test_a_size_is_kept_to_the_byte_and_used(
-    searched: Callable[..., Done], registry: Registry
-) -> None:
-    wanted = 1_100_000
-    done = searched("--size", wanted, *SHORT, "--json")
+def test_a_size_is_kept_to_the_byte_and_used(cli: Cli, tmp_path: Path, registry: Registry) -> None:
+    """Of six layers: a step of one of their tensors is less than 0.5 % of the file."""
+    model, wanted = tiny_llama(tmp_path / "deep.gguf", n_layer=6), 3_000_000
+    done = cli("quantize", model, "--imatrix", "none", "--size", wanted, *SHORT, "--json")
     path = made_file(done)
     size = path.stat().st_size
     assert done.data["result"]["file_bytes"] == size
@@ -98,8 +97,9 @@ def test_bits_per_weight_are_kept_and_the_file_is_judged(
     path = made_file(done)
     tensors = gguf.GGUFReader(path).tensors
     bpw = sum(int(t.n_bytes) for t in tensors) * 8 / sum(int(t.n_elements) for t in tensors)
-    assert 0.995 * 5.5 <= bpw <= 5.5
     data = done.data
+    assert 0.98 * 5.5 <= bpw <= 5.5  # the steps of so few tensors are coarse
+    assert data["used"] == pytest.approx(bpw / 5.5, rel=1e-5)
     assert data["result"]["bits_per_weight"] == pytest.approx(bpw)
     assert data["result"]["name"] == f"m:{bpw:.2f}bpw"
     verdict = data["verdict"]
@@ -302,7 +302,7 @@ def test_a_limit_that_coarse_tensors_cannot_use_is_said(searched: Callable[..., 
     done = searched("--bpw", most - 0.01, *pins)
     assert done.data["search"]["types"] == {"output.weight": "q8_0"}
     assert done.data["used"] < 0.995
-    assert "no closer choice" in " ".join(done.json["warnings"])
+    assert "no choice that takes more of it loses less" in " ".join(done.json["warnings"])
 
 
 def test_dry_run_plans_to_the_byte_and_writes_nothing(
