@@ -13,7 +13,7 @@ the conversation to come out as the template writes it, up to the token that end
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +24,8 @@ from localllm.engine.model import Model
 from localllm.engine.options import LoadOptions
 from localllm.engine.template import ChatTemplate, encode_prompt
 from localllm.errors import EngineError, UsageProblem
-from localllm.finetune.data.shapes.values import THINKING
 from localllm.finetune.data.templates import ChosenTemplate, choose
+from localllm.finetune.data.thoughts import Thoughts
 from localllm.finetune.data.words import Asked, Words
 from localllm.generation import Message
 from localllm.library.presets import Preset
@@ -94,7 +94,7 @@ class Dialect(Closing):
         self.day = _day(day)
         self.template = ChatTemplate.of(model, self.chosen.source, now=lambda: self.day)
         self.preset, self._thinking = preset, thinking
-        self.thinking = ThinkingFormat.of(self.chosen.source)
+        self.thoughts = Thoughts(ThinkingFormat.of(self.chosen.source))
         switch = {"enable_thinking": thinking == "on", "thinking": thinking == "on"}
         self._variables: Mapping[str, Any] = {} if thinking == "auto" else switch
         self._owned = False
@@ -195,31 +195,8 @@ class Dialect(Closing):
             first = [Message("system", text)] if text and text.strip() else []
         own = preset.messages if preset else ()
         shots = [m for m in own if m.role in ("user", "assistant")]
-        apart = [self._apart(m) for m in (*first, *shots, *rest)]
+        apart = [self.thoughts.apart(m) for m in (*first, *shots, *rest)]
         return Seen([message for message, _ in apart], [thought for _, thought in apart])
-
-    def _apart(self, message: Message) -> tuple[Message, str]:
-        """A message without what was thought, as `chat` keeps it, but where the template has a
-        key to take it back by; and what was thought."""
-        if message.role != "assistant":
-            return message, ""
-        thought = str(message.extra.get(THINKING, ""))
-        if not thought and message.content.lstrip().startswith(self._openings):
-            splitter = self.thinking.splitter()
-            parts = [*splitter.feed(message.content), *splitter.finish()]
-            thought = "".join(text for kind, text in parts if kind == "thinking").strip()
-            said = "".join(text for kind, text in parts if kind == "answer")
-            message = replace(message, content=said) if thought else message
-        if not thought:
-            return message, ""
-        extra = {k: v for k, v in message.extra.items() if k != THINKING}
-        if self.thinking.replay is not None:
-            extra[self.thinking.replay] = thought
-        return replace(message, extra=extra), thought
-
-    @cached_property
-    def _openings(self) -> tuple[str, ...]:
-        return tuple(opening for opening, _ in self.thinking.pairs)
 
     def ask(
         self, messages: Sequence[Message], tools: Tools = (), known: Asked | None = None
@@ -246,9 +223,9 @@ class Dialect(Closing):
         if whole.startswith(asked.text):
             tail = whole[len(asked.text) :]
             if thought and thought.strip() not in tail:
-                tail = self._thought(asked.text, thought) + self._without_thinking(tail)
+                tail = self.thoughts.written(asked.text, thought) + self.thoughts.without(tail)
         else:
-            tail = self._after_opening(asked.text, whole, answer, thought)
+            tail = self.thoughts.after_opening(asked.text, whole, answer.content, thought)
         ids, as_whole = self.words.continued(asked, tail)
         for i in range(len(ids) - 1, -1, -1):
             if ids[i] in self.eog:
@@ -261,38 +238,6 @@ class Dialect(Closing):
         mark = self.words.mark(ids[-1])
         end = tail.rfind(mark) + len(mark) if mark and mark in tail else None
         return None if end is None else Asked(asked.text + tail[:end], asked.ids + ids)
-
-    def _thought(self, asked: str, thought: str) -> str:
-        """Thinking as a model writes it, where the template leaves it out of what was said."""
-        if self.thinking.harmony:
-            return f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant"
-        opening, closing = self.thinking.pairs[0]
-        opened = asked.rstrip().endswith(opening)
-        return ("" if opened else f"{opening}\n") + f"{thought.strip()}\n{closing}\n\n"
-
-    def _without_thinking(self, tail: str) -> str:
-        """An answer without the empty block that some templates write in place of thinking."""
-        for opening, closing in self.thinking.pairs:
-            block, mark, rest = tail.partition(closing)
-            if mark and block.strip() == opening:
-                return rest.lstrip("\n")
-        return tail
-
-    def _after_opening(self, asked: str, whole: str, answer: Message, thought: str) -> str:
-        """Where the template opens an answer in another way than it writes it afterwards: it opens
-        the thinking, which it leaves out of what was said before. Otherwise the answer is what
-        a model would say: its own words."""
-        tail = asked.rstrip()
-        for opening, closing in self.thinking.pairs:
-            if not tail.endswith(opening):
-                continue
-            head = tail[: -len(opening)]
-            thought = f"{thought.strip()}\n" if thought else ""
-            rest = whole[len(head) :] if whole.startswith(head) else answer.content
-            if rest.lstrip().startswith(opening):
-                return rest.lstrip()[len(opening) :].lstrip("\n")
-            return f"{thought}{closing}\n\n{rest.lstrip()}"
-        return (self._thought(asked, thought) if thought else "") + answer.content
 
     def _render(self, messages: Sequence[Message], tools: Tools, asks: bool) -> str:
         return self.template.render(
