@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
+from localllm.privacy.escapes import unescaped
 from localllm.privacy.finding import SECRETS, Finding, Kind
 from localllm.privacy.placeholders import ALL, LITERAL, Key, Spellings
 from localllm.privacy.plain import Plain
@@ -179,7 +180,7 @@ class Restorer:
         value = self._values.get(self._spellings.key(found))
         if value is None:
             return found.group()
-        return json.dumps(value, ensure_ascii=False)[1:-1] if self._json else value
+        return json.dumps(unescaped(value), ensure_ascii=False)[1:-1] if self._json else value
 
 
 def mask(text: str, findings: Iterable[Finding]) -> Masked:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from urllib.parse import quote
+
 import pytest
 
-from localllm.privacy import Finding, Kind, find, resolve
+from localllm.privacy import Finding, Kind, Masker, find, resolve
 
 
 def one(text: str) -> tuple[Kind, str]:
@@ -129,3 +132,39 @@ def test_numbers_of_other_states(text: str, named: str) -> None:
     assert [(f.kind, f.why.split(":")[0]) for f in findings] == [(Kind.NATIONAL_ID, named)], (
         findings
     )
+
+
+def test_what_json_and_urls_write_in_other_characters() -> None:
+    text = (
+        "電話は０３−１２３４−５６７８\n住所：東京都千代田区丸の内1-2-3\nマイナンバー:\n123456789018"
+    )
+    kinds = ["phone", "address", "my_number"]
+    written = text
+    for _ in range(4):  # a JSON document within one, as in the arguments of a call
+        found = find(written)
+        assert [one.kind for one in found] == kinds
+        if written != text:  # a document stays one
+            assert "1234" not in json.loads(Masker().mask(written, found).text)
+        values = [written[one.start : one.end] for one in found]
+        for _ in range(3):
+            values = [json.loads(f'"{one}"') if "\\" in one else one for one in values]
+        assert values == ["０３−１２３４−５６７８", "東京都千代田区丸の内1-2-3", "123456789018"]
+        written = json.dumps(written)  # with \uXXXX for all that is not ASCII
+    link = (
+        f"https://maps.example/?q={quote('東京都千代田区丸の内1-2-3')}&tel=%2B81%203%201234%205678"
+    )
+    assert [one.kind for one in find(link)] == ["address", "phone"]
+    assert [one.kind for one in find("mail bob&#64;example.org or b&#x40;example.org")] == [
+        "email"
+    ] * 2
+
+
+@pytest.mark.parametrize("text", [
+    r"C:\new\users\temp", r"\ud800 \udfff \u12", "100% of 50%ab %zz %",
+    "&#xffffffff; &#0; &#; &amp;",
+    "%e6%9d %ff%fe %f0%9f%99", "\\" * 5000 + "u", "%ff" * 5000, r"\alpha \nu \rho",
+])  # fmt: skip
+def test_what_looks_like_an_escape_keeps_its_place(text: str) -> None:
+    mail = "bob@example.org"
+    (found,) = find(f"{text} {mail} {text}")
+    assert (found.start, found.end) == (len(text) + 1, len(text) + 1 + len(mail))

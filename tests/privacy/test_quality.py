@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from localllm.privacy import Kind, find
@@ -54,3 +56,13 @@ def test_no_family_of_hard_negatives_fires_often() -> None:
 def test_half_a_megabyte_of_prose_and_code_in_thirty_languages_has_nothing() -> None:
     text = calibration().content
     assert [text[f.start : f.end] for f in find(text)] == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_text_in_a_json_document_is_found_like_the_text(times: int) -> None:
+    for sample in corpus.positives(each=8):
+        written = sample.text
+        for _ in range(times):
+            written = json.dumps({"text": written})
+        plain = [one.kind for one in find(sample.text)]
+        assert [one.kind for one in find(written)] == plain, sample.text
