@@ -13,6 +13,8 @@ from localllm.errors import UsageProblem
 Floats = NDArray[np.float64]
 
 MIN_PROMPTS = 40  # under this, no figure about a predictor means anything
+# Without a fold of those; folds are not all of one size where the prompts have many domains
+FOLD_PROMPTS = MIN_PROMPTS // 2
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ class Contrast:
         is_one = [benchmark == name for benchmark in self.benchmarks]
         return self.take(np.array(is_one, dtype=np.bool_))  # of none too
 
-    def check_trainable(self) -> None:
-        """Raises UsageProblem where no predictor can learn, saying why."""
-        if len(self) < MIN_PROMPTS:
+    def check_trainable(self, least: int = MIN_PROMPTS) -> None:
+        """Raises UsageProblem where no predictor can learn, saying why. `least` prompts; predictors
+        ask for FOLD_PROMPTS, since cross-validation trains them on parts of what was checked."""
+        if len(self) < least:
             raise UsageProblem(
-                f"{len(self)} prompts are too few to train a router on: at least {MIN_PROMPTS}"
+                f"{len(self)} prompts are too few to train a router on: at least {least}"
             )
         gap = self.gap
         if (gap == gap[0]).all():

@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -36,6 +37,11 @@ _MAX_ABOUT = 64 * 2**10
 NO_ZIP = (
     zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError,
     OverflowError,
+)  # fmt: skip
+# What reading an array's header raises, which numpy hands to Python's own parser and tokenizer
+NO_ARRAY = (
+    ValueError, OverflowError, SyntaxError, TypeError, EOFError, RecursionError, MemoryError,
+    tokenize.TokenError,
 )  # fmt: skip
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -152,7 +158,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> np.n
         if array.dtype.kind == "U" and not _all_characters(array):
             raise DamagedFile(f"{path}: {entry.filename} holds what is no character")
         return array
-    except (ValueError, OverflowError, SyntaxError, TypeError, EOFError) as error:
+    except NO_ARRAY as error:
         raise DamagedFile(f"{path}: {entry.filename} is no array") from error
 
 

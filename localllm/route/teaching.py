@@ -13,7 +13,7 @@ from localllm.errors import UsageProblem
 from localllm.registry import Registry
 from localllm.registry.routers import KeptVersion, Routers
 from localllm.route.asking import asker_named
-from localllm.route.contrast import Contrast, joined, merged
+from localllm.route.contrast import FOLD_PROMPTS, Contrast, joined, merged
 from localllm.route.embedding import embedder_named
 from localllm.route.learned import Tested, pack, tested_of
 from localllm.route.measuring.calibration import Calibration
@@ -282,7 +282,7 @@ def _factors_of(panel: Panel, pair: tuple[str, str]) -> Train:
     place = {prompt: i for i, prompt in enumerate(panel.prompts)}
 
     def train(contrast: Contrast) -> Predictor:
-        contrast.check_trainable()
+        contrast.check_trainable(FOLD_PROMPTS)
         rows = np.array([place[prompt] for prompt in contrast.prompts], dtype=np.int64)
         part = Panel(
             contrast.prompts, panel.models, panel.quality[rows], contrast.domains,

@@ -93,6 +93,9 @@ def test_everything_at_once_reads_back() -> None:
     ({"privacy": {"email": "shout"}}, "privacy: email"),
     ({"fallback": {"order": ["z"]}}, "fallback names 'z'"),
     ({"answer_tokens": 2**60}, "not a int"),
+    ({"description": {"a": 1}}, "not a str"),
+    ({"members": [{"name": {"a": 1}, "model": "m"}]}, "not a str"),
+    ({"members": [{"name": "a", "model": "m", "cost": {"input_per_mtok": {}}}]}, "not a float"),
     ({"description": "x" * 200_000}, "not a str"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named(change: dict[str, Any], said: str) -> None:
@@ -106,6 +109,28 @@ def test_what_is_wrong_is_named(change: dict[str, Any], said: str) -> None:
 def test_what_is_no_toml(text: str) -> None:
     with pytest.raises(UsageProblem, match=r"r\.toml"):
         parse_spec(text, "r.toml")
+
+
+@pytest.mark.parametrize("number", ["1" * 400, "0x" + "f" * 10_000, "-1" + "0" * 30])
+def test_numbers_beyond_all_sense_are_refused_wherever_they_stand(number: str) -> None:
+    toml = '[[members]]\nname = "a"\nmodel = "m"\n[[steps]]\nuse = "always"\nto = "a"\n'
+    for text in (
+        f"schema = {number}\n{toml}",
+        f"human_wait_s = {number}\n{toml}",
+        f"{toml}[privacy]\nmin_confidence = {number}",
+        f"{toml}[made]\nx = [{{y = {number}}}]",
+    ):
+        with pytest.raises(UsageProblem, match=r"r\.toml is no router: a number"):
+            parse_spec(text, "r.toml")
+
+
+@pytest.mark.parametrize(
+    "line", ["{} = 1", "[{}]", "[[ {} ]]", "x = {{ {} = 1 }}", "x = [{{y=1,{}=1}}]"]
+)
+def test_a_key_of_many_parts_takes_no_time_and_no_memory(line: str) -> None:
+    key = " . ".join(["a", '"b"', "'c'"] * 20_000)  # tomllib would take gigabytes
+    with pytest.raises(UsageProblem, match="16 parts"):
+        parse_spec(line.format(key), "r.toml")
 
 
 def test_members_as_typed() -> None:

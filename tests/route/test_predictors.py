@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from localllm.errors import UsageProblem
-from localllm.route.contrast import Contrast, joined, merged
+from localllm.route.contrast import MIN_PROMPTS, Contrast, joined, merged
 from localllm.route.measuring.crossval import Train, cross_validate
 from localllm.route.panel import Panel
 from localllm.route.predictors.embedded import occlusion, trainer
@@ -76,6 +76,22 @@ def test_data_that_teach_nothing_are_refused(name: str) -> None:
     )
     with pytest.raises(UsageProblem, match="never better"):
         train_router(never, "a", "b", TRAIN[name])
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_the_fewest_prompts_that_are_taken_are_enough_for_the_folds_as_well(name: str) -> None:
+    trained = train_router(known(MIN_PROMPTS), "a", "b", TRAIN[name])
+    assert (trained.n_prompts, len(trained.held_out.scores)) == (MIN_PROMPTS, MIN_PROMPTS)
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_models_that_differ_on_one_prompt_alone_teach_next_to_nothing(name: str) -> None:
+    contrast = known(60)
+    strong = np.ones(60)
+    weak = np.where(np.arange(60) == 7, 0.0, 1.0)
+    one = Contrast(contrast.prompts, weak, strong, contrast.domains, contrast.benchmarks)
+    router = train_router(one, "a", "b", TRAIN[name]).router
+    assert all(p < 0.2 for p in router.probabilities(contrast.prompts))  # one in 60 needs it
 
 
 def test_words_and_domains_of_an_explanation_are_the_ones_that_matter() -> None:

@@ -180,6 +180,13 @@ def test_a_header_that_asks_for_terabytes_gets_nothing(tmp_path: Path) -> None:
         routerfile.load(_zip(tmp_path / "t.npz", {"average.npy": held.getvalue()}))
 
 
+@pytest.mark.parametrize("header", ["-" * 9000 + "1", "(" * 9000, "1+" * 4500 + "1", "[" * 150])
+def test_a_header_that_breaks_the_parser_of_headers(tmp_path: Path, header: str) -> None:
+    array = b"\x93NUMPY\x02\x00" + (len(header) + 1).to_bytes(4, "little") + header.encode() + b"\n"
+    with pytest.raises(DamagedFile):
+        routerfile.load(_zip(tmp_path / "t.npz", {"terms.npy": array}))
+
+
 def test_a_million_million_empty_texts_are_not_counted(tmp_path: Path) -> None:
     held = io.BytesIO()
     np.lib.format.write_array_header_1_0(

@@ -36,8 +36,11 @@ def cross_validate(
     scores = np.zeros(len(contrast))
     for i in range(folds):
         out = np.flatnonzero(fold == i)
-        predictor = train(contrast.take(fold != i))
-        scores[out] = predictor.scores([contrast.prompts[k] for k in out])
+        part = contrast.take(fold != i)
+        if not len(part) or np.ptp(part.gap) == 0:  # the few that differ are all in this fold
+            scores[out] = part.gap[0] if len(part) else 0.0
+            continue
+        scores[out] = train(part).scores([contrast.prompts[k] for k in out])
     return HeldOut(scores, fold)
 
 

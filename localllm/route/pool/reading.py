@@ -3,18 +3,17 @@ keys, wrong types and sizes are refused with the place that is wrong."""
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal
 
 from localllm.errors import UsageProblem
 from localllm.privacy import Policy
 from localllm.route.pool.member import Cost, Member, MemberKind
+from localllm.route.pool.plain import read_plain
 from localllm.route.pool.spec import Fallback, RouterSpec
 from localllm.route.pool.steps import (
     MAX_DOMAINS,
@@ -41,10 +40,7 @@ def parse_spec(text: str, where: str) -> tuple[RouterSpec, Mapping[str, Any]]:
     the text begins with a brace. Raises UsageProblem naming `where` and the place."""
     if len(text) > MAX_BYTES:
         raise UsageProblem(f"{where} is larger than {MAX_BYTES} bytes: is this a router?")
-    try:
-        data = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageProblem(f"{where} is no TOML: {error}") from None
+    data = read_plain(text, where)
     try:
         return spec_of(data), _made(data)
     except UsageProblem as problem:
@@ -124,7 +120,10 @@ def _values(kind: type[Any], data: Mapping[str, Any], where: str) -> dict[str, A
     ]  # fmt: skip
     if missing:
         raise UsageProblem(f"{where} has no {missing[0]}")
-    nested = {n: h for n, h in hints.items() if n in data and isinstance(data[n], Mapping)}
+    nested = {
+        n: h for n, h in hints.items()
+        if n in data and isinstance(data[n], Mapping) and isinstance(h, type) and is_dataclass(h)
+    }  # fmt: skip
     found = {n: _made_of(h, data[n], f"{where}: {n}") for n, h in nested.items()}
     return found | {n: _value(hints[n], data[n], f"{where}: {n}") for n in data if n not in nested}
 

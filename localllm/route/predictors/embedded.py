@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localllm.errors import UsageProblem
-from localllm.route.contrast import Contrast, Floats
+from localllm.route.contrast import FOLD_PROMPTS, Contrast, Floats
 from localllm.route.measuring.crossval import Train
 from localllm.route.predictors.base import Part, Predictor
 from localllm.route.text.cues import CUES, Reading, read
@@ -120,7 +120,7 @@ def trainer(embedder: Embedder) -> Train:
 
 
 def _fit(contrast: Contrast, embedder: Embedder, vectors: NDArray[np.float32]) -> Embedded:
-    contrast.check_trainable()
+    contrast.check_trainable(FOLD_PROMPTS)
     readings = [read(prompt) for prompt in contrast.prompts]
     scale = LoadScale.learn(readings)
     load = scale.loads(readings)

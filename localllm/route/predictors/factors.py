@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from localllm.errors import UsageProblem
-from localllm.route.contrast import MIN_PROMPTS, Contrast, Floats
+from localllm.route.contrast import FOLD_PROMPTS, Contrast, Floats
 from localllm.route.panel import Panel, panel_of
 from localllm.route.predictors.base import Part
 from localllm.route.text.cues import CUES, read
@@ -97,11 +97,12 @@ class Factors:
 
 
 def train_factors(panel: Panel, weak: str, strong: str, rank: int = RANK) -> Factors:
-    """Raises UsageProblem for fewer than MIN_PROMPTS prompts, or a model with no answers."""
+    """Raises UsageProblem for fewer than FOLD_PROMPTS prompts, or a model with no answers."""
     seen = np.asarray(np.isfinite(panel.quality))
-    if len(panel.prompts) < MIN_PROMPTS:
+    if len(panel.prompts) < FOLD_PROMPTS:
         raise UsageProblem(
-            f"{len(panel.prompts)} prompts are too few to train a router on: at least {MIN_PROMPTS}"
+            f"{len(panel.prompts)} prompts are too few to train a router on: "
+            f"at least {FOLD_PROMPTS}"
         )
     for i, name in enumerate(panel.models):
         if not seen[:, i].any():
@@ -127,7 +128,7 @@ def train_factors(panel: Panel, weak: str, strong: str, rank: int = RANK) -> Fac
 
 
 def train_factors_of_contrast(contrast: Contrast) -> Factors:
-    contrast.check_trainable()
+    contrast.check_trainable(FOLD_PROMPTS)
     return train_factors(panel_of(contrast), "weak", "strong")
 
 

@@ -30,7 +30,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from localllm.route.contrast import Contrast, Floats
+from localllm.route.contrast import FOLD_PROMPTS, Contrast, Floats
 from localllm.route.predictors.base import Part
 from localllm.route.text.cues import CUES, read
 from localllm.route.text.load import LoadScale
@@ -138,7 +138,7 @@ class Lexical:
 
 def train_lexical(contrast: Contrast) -> Lexical:
     """Seconds for ten thousand prompts. Raises UsageProblem for data that teach nothing."""
-    contrast.check_trainable()
+    contrast.check_trainable(FOLD_PROMPTS)
     readings = [read(prompt) for prompt in contrast.prompts]
     vocabulary, rows = Vocabulary.learn([reading.text for reading in readings])
     scale = LoadScale.learn(readings)

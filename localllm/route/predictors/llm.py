@@ -18,7 +18,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from localllm.route.contrast import Contrast, Floats
+from localllm.route.contrast import FOLD_PROMPTS, Contrast, Floats
 from localllm.route.measuring.crossval import Train
 from localllm.route.predictors.base import Part, Predictor
 
@@ -75,7 +75,7 @@ def trainer(asker: Asker) -> Train:
     held = _Remembering(asker)
 
     def train(contrast: Contrast) -> Predictor:
-        contrast.check_trainable()
+        contrast.check_trainable(FOLD_PROMPTS)
         return Llm(held, float(held.log_odds(contrast.prompts).mean()))
 
     return train

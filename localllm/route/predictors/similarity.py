@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from localllm.route.contrast import Contrast, Floats
+from localllm.route.contrast import FOLD_PROMPTS, Contrast, Floats
 from localllm.route.predictors.base import Part
 from localllm.route.text.cues import read
 from localllm.route.text.sparse import Ints
@@ -116,7 +116,7 @@ def train_bradley_terry(contrast: Contrast) -> Similarity:
 
 
 def _train(contrast: Contrast, rule: str, gap: Floats) -> Similarity:
-    contrast.check_trainable()
+    contrast.check_trainable(FOLD_PROMPTS)
     texts = [read(prompt).text for prompt in contrast.prompts]
     vocabulary, rows = Vocabulary.learn(texts)
     order = np.argsort(rows.column, kind="stable")
