@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -39,16 +39,29 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     }
 
 
+# `pip config list` names every file's value in newer pips, sorted by file: not which one wins.
+ASK = """
+import json
+from pip._internal.configuration import Configuration
+
+known = Configuration(isolated=False)
+known.load()
+keys = set()
+for key, value in known.items():
+    keys |= set(value) if isinstance(value, dict) else {key}
+print(json.dumps({key: known.get_value(key) for key in keys}))
+"""
+
+
 def ask_pip(env: dict[str, str]) -> PipConfig:
-    """What pip itself says: `pip config list`, each value under its strongest section."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
+    """What pip itself says, each value under its strongest section."""
+    command = [sys.executable, "-c", ASK]
     done = subprocess.run(command, env=env, check=True, capture_output=True, encoding="utf-8")
     values: dict[str, dict[str, str]] = {"global": {}, "download": {}, ":env:": {}}
-    for line in done.stdout.splitlines():
-        section, _, rest = line.partition(".")
-        key, _, value = rest.partition("=")
-        if section in values and (text := ast.literal_eval(value)):
-            values[section][{"default-timeout": "timeout"}.get(key, key)] = text
+    for name, value in json.loads(done.stdout).items():
+        section, _, key = name.partition(".")
+        if section in values and value:
+            values[section][{"default-timeout": "timeout"}.get(key, key)] = value
     return parse_pip_config({**values["global"], **values["download"], **values[":env:"]})
 
 
