@@ -34,6 +34,7 @@ class Log:
             "duration_s": round(took_s, 4),
             "sent_bytes": exchange.n_sent,
             "client": client[0] if client else None,
+            "request_id": exchange.id,
         }
         if usage.model:
             more |= {

@@ -134,3 +134,14 @@ def test_durations_as_go_writes_them() -> None:
     assert {text: seconds(text) for text in table} == table
     assert seconds(-1) == seconds("-1") == seconds("-1m") == math.inf
     assert seconds(None) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(268_098_176, "268.10M"), (7_615_616_512, "7.6B"), (7 * 10**9, "7B"), (5 * 10**6, "5M"),
+     (43_210, "43K"), (999, "999")],
+)  # fmt: skip
+def test_sizes_are_written_as_ollama_does(count: int, text: str) -> None:
+    from localllm.serve.ollama.words import parameter_size
+
+    assert parameter_size(count) == text

@@ -292,7 +292,10 @@ def test_numbers_as_other_languages_write_them(server: Server) -> None:
     "more",
     [
         {"prompt": "x", "raw": True, "system": "s"}, {"prompt": "x", "raw": True, "context": [1]},
-        {"prompt": "x", "suffix": "y"}, {"prompt": "x", "template": "{{ .Prompt }}"},
+        {"prompt": "x", "suffix": "y"}, {"prompt": "x", "template": "{{ .Prompt"},
+        {"prompt": "x", "template": "{{ call .Prompt }}"}, {"prompt": "x", "template": "x" * 70000},
+        {"prompt": "x", "template": "{{ .Prompt }}", "raw": True},
+        {"prompt": "x" * 9999, "template": "{{ range .Messages }}{{ .Content }}{{ end }}" * 999},
         {"prompt": 5}, {"prompt": "x", "images": "a"}, {"prompt": "x", "format": "yaml"},
         {"prompt": "x", "keep_alive": []}, {"prompt": "x", "think": 1}, {"prompt": "x", "raw": 1},
         {"prompt": "x", "images": [""], "raw": True},

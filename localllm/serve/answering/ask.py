@@ -36,7 +36,8 @@ class Ask:
     chat template (enable_thinking ...). With `suffix` the text's gap before it is filled. `images`
     belong to a `text`, in which MARKER says where. `before` are tokens that stand in front of it
     all, a conversation from which this one goes on; the model's preset is in them already.
-    `score_prompt` asks for the logprobs of the prompt's own tokens.
+    `score_prompt` asks for the logprobs of the prompt's own tokens. `template` is a chat template
+    (Jinja) in place of the model's.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -58,6 +59,7 @@ class Ask:
     images: tuple[bytes, ...] = ()
     before: tuple[int, ...] = ()
     score_prompt: bool = False
+    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ def _conversation(
     """The prompt's text, and what the template and the tools add to how it is answered."""
     assert ask.messages is not None
     template = use.resident.template(preset.template)
+    if ask.template is not None:
+        template = use.resident.own_template(ask.template)
     messages: Sequence[Message] = ask.messages
     if not ask.before:
         messages = preset.messages_before(ask.messages)
@@ -136,9 +140,9 @@ def _conversation(
     try:
         rendered = template.render(messages, tools=offers, variables=ask.variables)
     except EngineError as error:
-        if not ask.variables:
+        if not ask.variables and ask.template is None:
             raise
-        # What the client hands to the template is the likelier reason.
+        # What the client hands to the template, or the template it sent, is the likelier reason.
         raise UsageProblem(error.message) from None
     thinking = ThinkingFormat.of(template.source)
     sampling = replace(

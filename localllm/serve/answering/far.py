@@ -89,8 +89,10 @@ def wanted_of(ask: Ask, far: Far) -> Wanted:
     """Raises UsageProblem for what cannot be asked of those elsewhere."""
     if ask.logprobs is not None:
         raise UsageProblem(f"log-probabilities of {far.name} are not given on: it is elsewhere")
-    if ask.suffix is not None or ask.before or ask.images:
-        raise UsageProblem(f"{far.name} is elsewhere: it takes no suffix, context or raw image")
+    if ask.suffix is not None or ask.before or ask.images or ask.template is not None:
+        raise UsageProblem(
+            f"{far.name} is elsewhere: it takes no suffix, context, template or raw image"
+        )
     sampling = replace(Sampling(), **ask.sampling)
     return Wanted(
         messages=ask.messages,

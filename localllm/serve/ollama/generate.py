@@ -58,13 +58,14 @@ class OllamaGenerate:
         return Ask(
             (*system, user), sampling=sampling, schema=words.schema_of(body), variables=variables,
             deadline_s=limit, before=tuple(body.context or ()), logprobs=body.n_logprobs,
+            template=words.template_of(body.template),
         )  # fmt: skip
 
 
 def _refuse(body: OllamaGenerateBody) -> None:
     """What would change the answer and is not here."""
-    if body.template:
-        raise RequestProblem("template: make a model with it, at /api/create", "template")
+    if body.template and (body.raw or body.suffix):
+        raise RequestProblem("a raw prompt and a suffix have no template", "template")
     if body.raw and (body.system or body.context):
         raise RequestProblem("a raw prompt takes no system message and no context", "raw")
     if body.suffix and (body.images or body.context or body.system):

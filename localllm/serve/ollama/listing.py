@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ from starlette.responses import JSONResponse, Response
 
 from localllm.formats.gguf import GGUFModel, read_model
 from localllm.library.answering import Far
-from localllm.library.presets import modelfile_of
+from localllm.library.presets import INHERITED, modelfile_of
 from localllm.registry import Model
 from localllm.serve.ollama import words
 from localllm.serve.ollama.schemas import NameBody
 from localllm.serve.resident.catalog import FarAlias, Served
 from localllm.serve.service import Service
-from localllm.ui import Count
 
 _FOREVER_S = 100 * 365 * 86400.0  # what has no end is shown to end then, as Ollama does
 _SHORT = 64  # elements; longer lists are the vocabulary
@@ -57,7 +57,7 @@ class Ps:
                     "name": one.name,
                     "model": one.name,
                     "size": one.resident.memory_bytes,
-                    "digest": _digest(one.model),
+                    "digest": _digest(one.model, one.model.attached),
                     "details": _details(one.model),
                     "expires_at": words.moment(end),
                     "size_vram": one.resident.gpu_bytes,
@@ -101,6 +101,8 @@ class Show:
         for key in ("system", "license"):
             if extras.get(key):
                 found[key] = extras[key]
+        if messages := modelfile_of(model).messages:
+            found["messages"] = [{"role": role, "content": text} for role, text in messages]
         return found
 
 
@@ -111,7 +113,7 @@ def _tag(served: Served) -> dict[str, Any]:
         "model": served.name,
         "modified_at": words.moment(model.added_at),
         "size": model.size_bytes,
-        "digest": _digest(model),
+        "digest": _digest(model, served.adapters),
         "details": _details(model),
     }
 
@@ -143,10 +145,15 @@ def _far_shown(far: Far) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _digest(model: Model) -> str:
-    """Of the files; where nobody has hashed them, of what tells them apart."""
+def _digest(model: Model, adapters: Sequence[tuple[Path, float]]) -> str:
+    """Of the files; where nobody has hashed them, of what tells them apart. Clients take names of
+    one digest for one model: what a Modelfile or the operator put upon the files counts too."""
     known = model.digest or next((file.sha256 for file in model.files if file.sha256), None)
-    return known or words.digest_of(f"{model.name} {model.size_bytes} {model.added_at}")
+    known = known or words.digest_of(f"{model.name} {model.size_bytes} {model.added_at}")
+    preset = {key: model.extras[key] for key in INHERITED if model.extras.get(key)}
+    if not preset and adapters == model.attached:
+        return known
+    return words.digest_of(json.dumps([known, preset, [[str(p), s] for p, s in adapters]]))
 
 
 def _details(model: Model) -> dict[str, Any]:
@@ -157,7 +164,7 @@ def _details(model: Model) -> dict[str, Any]:
         "format": model.format,
         "family": family,
         "families": [family] if family else [],
-        "parameter_size": str(Count(model.n_params)) if model.n_params else "",
+        "parameter_size": words.parameter_size(model.n_params) if model.n_params else "",
         "quantization_level": model.file_type or "",
     }
 

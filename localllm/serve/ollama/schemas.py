@@ -60,7 +60,7 @@ class Asked(Named):
     options: Options | None = None
     stream: bool | None = None
     keep_alive: KeepAlive | None = None
-    think: bool | Literal["low", "medium", "high"] | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
 

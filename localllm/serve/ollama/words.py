@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from localllm.engine.vision.chunks import MARKER
+from localllm.errors import UsageProblem
 from localllm.generation import Accounting, Message
 from localllm.grammars import json_schema_grammar
+from localllm.modelfile import chat_template
 from localllm.serve.answering.whole import totals
 from localllm.serve.ollama.schemas import Asked, KeepAlive, OllamaMessage, Options
 from localllm.serve.openai.words import check_images
@@ -23,6 +25,7 @@ from localllm.serve.web.problems import RequestProblem
 
 _SEEDS = 0xFFFFFFFF
 _FOREVER_S = 10 * 365 * 86400.0  # longer is as good as for ever, and clocks can count it
+_TEMPLATE_CHARS = 64 << 10  # the longest of Ollama's library have about ten thousand
 _PLACE = re.compile(r"\[img-[0-9]+\]")
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -132,6 +135,19 @@ def images_of(given: Sequence[str] | None, where: str, limits: Limits) -> tuple[
     return tuple(found)
 
 
+def template_of(source: str | None) -> str | None:
+    """A Go template as Jinja, in place of the model's. Raises RequestProblem for one with what is
+    not understood here."""
+    if not source:
+        return None
+    if len(source) > _TEMPLATE_CHARS:
+        raise RequestProblem(f"template: longer than {_TEMPLATE_CHARS} characters", "template")
+    try:
+        return chat_template(source)
+    except UsageProblem as error:
+        raise RequestProblem(f"template: {error.message}", "template") from None
+
+
 def with_places(prompt: str, n_images: int) -> str:
     """A raw prompt says where its images are as [img-0], [img-1] ..., in order."""
     return _PLACE.sub(MARKER, prompt, count=n_images) if n_images else prompt
@@ -153,6 +169,15 @@ def digest_of(text: str) -> str:
     """64 hex digits: Ollama's own programs cut the first twelve out of every digest they get, and
     end where there are fewer."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parameter_size(n_params: int) -> str:
+    """268.10M, 7.6B, 7B: clients read a number and a letter out of it."""
+    for limit, unit, digits in ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
+        if n_params >= limit:
+            whole = n_params % limit == 0
+            return f"{n_params / limit:.{0 if whole else digits}f}{unit}"
+    return str(n_params)
 
 
 def ns(value_s: float) -> int:

@@ -23,6 +23,7 @@ from localllm.serve.openai.words import (
     format_grammar,
     format_schema,
     messages_of,
+    refuse_others,
     sampling_of,
     tools_of,
 )
@@ -104,6 +105,7 @@ def _variables(body: ChatBody) -> dict[str, Any]:
 
 def _refuse(body: ChatBody) -> None:
     """What would change the answer and is not here."""
+    refuse_others(body)
     if body.functions or body.function_call is not None:
         raise RequestProblem("functions were replaced by tools", "functions")
     if body.audio is not None or set(body.modalities or ()) - {"text"}:

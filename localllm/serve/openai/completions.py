@@ -20,7 +20,7 @@ from localllm.serve.answering.whole import Whole, together
 from localllm.serve.openai import chunks
 from localllm.serve.openai.chat import DONE
 from localllm.serve.openai.schemas import CompletionBody
-from localllm.serve.openai.words import biases, sampling_of
+from localllm.serve.openai.words import biases, refuse_others, sampling_of
 from localllm.serve.service import Begun, Service
 from localllm.serve.web.problems import Failure, RequestProblem
 from localllm.serve.web.streams import SSE, LineStream, compact, event
@@ -123,6 +123,7 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
 
 
 def _refuse(body: CompletionBody, prompts: Sequence[Any]) -> None:
+    refuse_others(body)
     if body.best_of is not None and body.best_of < (body.n or 1):
         raise RequestProblem(f"best_of is {body.best_of}, fewer than n", "best_of")
     if body.stream and _chooses(body):

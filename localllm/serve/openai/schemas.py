@@ -37,6 +37,14 @@ class Sampled(Body):
     grammar: str | None = Field(None, description="GBNF, in place of response_format.")
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
+    # what other servers call a grammar: an answer that does not keep to it is not what was asked
+    # for, and so they are refused
+    json_schema: Any | None = None
+    structured_outputs: Any | None = None
+    guided_json: Any | None = None
+    guided_regex: Any | None = None
+    guided_choice: Any | None = None
+    guided_grammar: Any | None = None
 
 
 class StreamOptions(Body):

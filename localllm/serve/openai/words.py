@@ -31,6 +31,7 @@ from localllm.toolcalls import Tool
 
 _SEEDS = 0xFFFFFFFF  # llama.cpp's are 32 bits, and the last means "draw one"
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+_GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -46,6 +47,15 @@ def sampling_of(body: Sampled, max_tokens: int | None, grammar: str | None) -> d
     if body.stop:
         found["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     return found
+
+
+def refuse_others(body: Sampled) -> None:
+    """Raise RequestProblem for what other servers' own fields would do to the answer."""
+    for name in ("json_schema", "structured_outputs", *_GUIDED):
+        if getattr(body, name) is not None:
+            raise RequestProblem(
+                f"{name} is not read here: response_format (a JSON schema) or grammar", name
+            )
 
 
 def biases(given: dict[str, float] | None) -> dict[int, float]:

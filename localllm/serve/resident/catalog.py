@@ -85,15 +85,19 @@ class Catalog:
             if alias is not None:
                 return served_as(alias.name, alias.model, alias.adapters)
         model = self._resolve(name, short)
-        return served_as(model.name, model)
+        asked = (name.casefold(), short.casefold())
+        called = next((one for one in names_of(model) if one.casefold() in asked), model.name)
+        return served_as(called, model)
 
     def names(self) -> tuple[Served, ...]:
-        """Everything that is served, the operator's own names first."""
+        """Everything that is served, the operator's own names first; a model by each of its
+        names."""
         found = [served_as(one.name, one.model, one.adapters) for one in self._aliases.values()]
         known = {one.name.casefold() for one in found}
         for model in () if self.only else self._answering():
-            if model.name.casefold() not in known:
-                found.append(served_as(model.name, model))
+            found += [
+                served_as(name, model) for name in names_of(model) if name.casefold() not in known
+            ]
         return tuple(found)
 
     # --- those elsewhere -----------------------------------------------------------------
@@ -200,6 +204,11 @@ class Catalog:
         if "near:" in error.message or not names:
             return error
         return ModelNotFound(f"no model {name!r} here; near: {', '.join(names)}", error.hint)
+
+
+def names_of(model: Model) -> tuple[str, ...]:
+    """Its own, and those that it was given beside it (`localllm cp`, /api/copy)."""
+    return (model.name, *model.aliases)
 
 
 def served_as(name: str, model: Model, adapters: tuple[tuple[Path, float], ...] = ()) -> Served:

@@ -117,6 +117,12 @@ class Resident(Closing):
                 found = self._templates[source] = ChatTemplate.of(self.opened.model, source)
             return found
 
+    def own_template(self, source: str) -> ChatTemplate:
+        """One that a client sent: compiled for its request alone, and not kept."""
+        from localllm.engine.template import ChatTemplate
+
+        return ChatTemplate.of(self.opened.model, source)
+
     def adapters(self, wanted: Sequence[tuple[Path, float]]) -> tuple[Attached, ...]:
         """LoRAs with their scales, each loaded once and kept. Raises FileGone, DamagedFile,
         EngineError if one was made for another model."""

@@ -115,9 +115,24 @@ def invalid(error: ValidationError) -> RequestProblem:
     where = _where(first["loc"])
     if first["type"] == "json_invalid":
         return RequestProblem(f"the body is not JSON: {first['msg']}")
-    message = str(first["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = _said(found, first)
     return RequestProblem(f"{where}: {message}" if where else message, where or None)
+
+
+def _said(found: Sequence[ErrorDetails], first: ErrorDetails) -> str:
+    """What was wanted there: all of it, where a field may be several things."""
+    if first["type"] == "union_tag_invalid":
+        _, _, wanted = first["msg"].partition("expected tags: ")
+        given = first["msg"].partition("'")[2].partition("'")[0]
+        return f"type is {given!r}; what is read here: {wanted}"
+    where = _where(first["loc"])
+    same = [one for one in found if _where(one["loc"]) == where]
+    said = [str(one["msg"]).removeprefix("Value error, ") for one in same or [first]]
+    said = [text[:1].lower() + text[1:] for text in dict.fromkeys(said)]
+    begin = "input should be "
+    if all(text.startswith(begin) for text in said):
+        return begin + " or ".join(text.removeprefix(begin) for text in said)
+    return said[0]
 
 
 def _deepest(found: Sequence[ErrorDetails], path: tuple[int | str, ...]) -> ErrorDetails:

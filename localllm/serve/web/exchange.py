@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,9 +52,11 @@ class Exchange:
     last_sent: float = 0.0
     writing_since: float | None = None
     stop: Callable[[], None] | None = None  # ends what the request computes
+    id: str = field(default_factory=lambda: f"req_{secrets.token_hex(16)}")
     headers: dict[str, str] = field(default_factory=dict)  # go out beside the answer's own
 
     def __post_init__(self) -> None:
+        self.headers["x-request-id"] = self.id  # clients keep it, to name a request by
         self._task = asyncio.current_task()
         self._watch: asyncio.Task[None] | None = None
 
