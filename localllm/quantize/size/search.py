@@ -262,7 +262,9 @@ def _say(best: BestForSize, search: Found, prepared: Prepared, sink: Sink) -> No
     limit, judged = best.limit, best.verdict
     if best.used < 1 - _SLACK and best.taken == "search":
         most = prepared.most_bytes <= prepared.free_bytes(limit)
-        why = "the best types take no more" if most else "no choice that takes more of it loses less"
+        why = "the best types take no more"
+        if not most:
+            why = "no choice that takes more of it loses less"
         sink.warn(
             f"{best.result.name} takes {Bytes(limit.taken(best.result))} of the "
             f"{Bytes(limit.n_bytes)} asked for: {why}"
