@@ -162,7 +162,7 @@ def _is_inside_word(lower: str, at: int, name: str) -> bool:
 def _value(text: str, sign: re.Match[str]) -> tuple[int, int]:
     start = sign.end()
     if quote := sign["quote"]:
-        end = text.find(_QUOTES.get(quote, quote), start, start + 300)
+        end = _closing(text, _QUOTES.get(quote, quote), start)
         if end >= 0 and "\n" not in text[start:end]:
             return start, end
     found = _BARE_VALUE.match(text, start)
@@ -172,6 +172,17 @@ def _value(text: str, sign: re.Match[str]) -> tuple[int, int]:
     query = _NEXT_IN_QUERY.search(value)
     # a closing bracket may be of the code around it: a mask that covers it does no harm
     return start, start + len(value[: query.start() if query else None].rstrip(".:"))
+
+
+def _closing(text: str, quote: str, start: int) -> int:
+    """Where the quote ends, one with a backslash is of the value; -1 where it does not."""
+    first = end = text.find(quote, start, start + 300)
+    while end >= 0:
+        before = text[start:end]
+        if (len(before) - len(before.rstrip("\\"))) % 2 == 0:
+            return end
+        end = text.find(quote, end + 1, start + 300)
+    return first
 
 
 def _judged(value: str, kind: Kind, sign: re.Match[str]) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from itertools import product
 
 from localllm.privacy.addresses import addresses
 from localllm.privacy.assignments import assignments, commands, connections, headers
 from localllm.privacy.dates import birth_dates
+from localllm.privacy.escapes import levels
 from localllm.privacy.finding import Finding, Kind, resolve
 from localllm.privacy.identity import licences, passports
 from localllm.privacy.mail import emails
@@ -35,9 +37,9 @@ def find(
     also where it is full-width or has invisible characters. Time grows in proportion to the
     length, whatever the text: seconds for a megabyte.
     """
-    plain = Plain(text)
     seen = []
-    for detector in _DETECTORS:
+    # a password ends at the quote of its own string, a number begins after the line end of another
+    for plain, detector in product([Plain(text, n) for n in range(levels(text) + 1)], _DETECTORS):
         for finding in detector(plain):
             if finding.confidence < min_confidence or (
                 kinds is not None and finding.kind not in kinds
@@ -45,4 +47,9 @@ def find(
                 continue
             start, end = plain.span(finding.start, finding.end)
             seen.append(Finding(finding.kind, start, end, finding.confidence, finding.why))
-    return resolve(seen)
+    # the n of a line end that is written out is no beginning of what stands after it
+    spans = {(one.start, one.end) for one in seen}
+    return resolve(
+        one for one in seen
+        if text[one.start - 1 : one.start] != "\\" or (one.start + 1, one.end) not in spans
+    )  # fmt: skip

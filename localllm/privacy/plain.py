@@ -43,16 +43,17 @@ _WIDE = re.compile("[^\\x00-\\x7f]+")
 
 
 class Plain:
-    """`text` of the same length as the original less its invisible characters and escapes."""
+    """`text` of the same length as the original less its invisible characters and escapes, of
+    `level` strings within strings."""
 
-    def __init__(self, original: str) -> None:
+    def __init__(self, original: str, level: int = 0) -> None:
         self._cuts: list[int] = []  # offsets in `text` at which characters were taken out
         self._lost: list[int] = []  # how many, up to and with that cut
         self._width: dict[int, int] = {}  # of those in `text` that are written with several
         text = original if original.isascii() else _wide_mapped(original)
         has_escapes = "\\" in text or "&#" in text or "%" in text
         if has_escapes or not text.isascii():
-            text = self._shortened(text, _CUT if has_escapes else _INVISIBLE)
+            text = self._shortened(text, _CUT if has_escapes else _INVISIBLE, level)
             text = _LONG_MARK.sub("-", text)
         self.text = text
 
@@ -91,7 +92,7 @@ class Plain:
         cut = bisect_right(self._cuts, index)
         return index + (self._lost[cut - 1] if cut else 0)
 
-    def _shortened(self, text: str, pattern: re.Pattern[str]) -> str:
+    def _shortened(self, text: str, pattern: re.Pattern[str], level: int) -> str:
         parts, done, n, lost = [], 0, 0, 0
         for found in pattern.finditer(text):
             parts.append(text[done : found.start()])
@@ -99,7 +100,7 @@ class Plain:
             done = found.end()
             whole = [("", done - found.start())]
             if pattern is _CUT and found["invisible"] is None:
-                whole = list(characters(found))
+                whole = list(characters(found, level))
             for one, width in whole:
                 # what is written in escapes is full-width or invisible as well
                 shown = _INVISIBLE.sub("", _wide_mapped(one))

@@ -168,3 +168,26 @@ def test_what_looks_like_an_escape_keeps_its_place(text: str) -> None:
     mail = "bob@example.org"
     (found,) = find(f"{text} {mail} {text}")
     assert (found.start, found.end) == (len(text) + 1, len(text) + 1 + len(mail))
+
+
+@pytest.mark.parametrize(
+    "value", ["hunter2!x9", 'hun"ter2\\x!9Q', "Xk9\nTq2!pw", "C0rrect\\horse'9"]
+)
+def test_a_password_of_a_document_is_found_whole_however_deep_it_stands(value: str) -> None:
+    written = json.dumps({"user": "bob", "password": value, "n": 1})
+    for _ in range(3):
+        (found,) = find(written)
+        wanted = value
+        while wanted not in written:
+            wanted = json.dumps(wanted)[1:-1]
+        at = written.index(wanted)
+        assert found.kind is Kind.PASSWORD
+        assert found.start <= at and at + len(wanted) <= found.end
+        written = json.dumps(written)
+
+
+def test_an_escape_before_a_value_stays_whole() -> None:
+    written = json.dumps({"text": "line\nbob@example.org\t4111 1111 1111 1111"})
+    assert [written[one.start : one.end] for one in find(written)] == [
+        "bob@example.org", "4111 1111 1111 1111",
+    ]  # fmt: skip

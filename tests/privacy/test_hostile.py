@@ -27,6 +27,8 @@ PIECES = {
     "accounts": "account number 1234567 ", "licence": "driving licence a", "dl": "dl no ",
     "placeholders": "<EMAIL_1", "quotes": "\"'`", "box": "po box 1 ",
     "my number": "マイナンバー123456789012",
+    "backslashes": "\\", "escapes": "\\u6771", "deep escapes": "\\\\\\\\n1", "of url": "%E6%9D",
+    "pairs": "\\ud83d\\", "entities": "&#6", "escaped quotes": 'password: \\"',
 }  # fmt: skip
 
 
