@@ -121,6 +121,11 @@ def calibrate_cascade(
 ) -> Calibrated:  # fmt: skip
     """The same for a cascade; `priced` has the fitted combiner, `rows` are labelled answers."""
     tested = None if version.learned is None else open_tested(version.learned)
+    if rows is None and tested is None:
+        raise UsageProblem(
+            f"cascade {version.router} was not fitted to judged answers yet",
+            f"localllm route label {version.router} --prompts FILE --out FILE, then route train",
+        )
     if rows is None:
         sample = tested_sample(priced, IDENTITY, _there(tested))
         return _calibrated(registry, version, spec, target, sample, "cross-validated", 0)

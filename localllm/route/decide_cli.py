@@ -89,8 +89,8 @@ def explain_command(
     found = decided(opened, choice, messages)
     known = None if opened.version.learned is None else open_known(opened.version.learned)
     shown = explained(
-        opened.name, opened.version.number, opened.decider, asked, choice, found.guard,
-        found.member, known, nearest,
+        opened.name, opened.version.number, opened.decider, asked, replace(choice, cost=found.cost),
+        found.guard, found.member, known, nearest,
     )  # fmt: skip
     step = opened.decider.spec.last
     n_tokens = max_tokens if run else None

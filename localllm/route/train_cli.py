@@ -28,6 +28,8 @@ from localllm.route.training import DEFAULT
 from localllm.ui import Count, Fields, Heading, Note, Percent, Sink, Table, View
 from localllm.ui.view import AnyCell, Part
 
+_FAR = 0.05  # from the share that was asked for, from which on it is told
+
 Data = Annotated[
     list[Path] | None,
     typer.Option(
@@ -132,6 +134,7 @@ def calibrate_command(
     if isinstance(step, CascadeStep):
         rows = read_signals(data, step, weak, strong) if data else None
         done = calibrate_cascade(registry, opened.version, opened.spec, target, rows, opened.priced)
+        _warn_of_share(done, target, sink)
         sink.show(done, _calibrated_view)
         return
     if opened.router is None:
@@ -143,12 +146,22 @@ def calibrate_command(
     done = calibrate_router(
         registry, opened.version, opened.spec, opened.router, target, contrast, opened.priced
     )
+    _warn_of_share(done, target, sink)
     sink.show(done, _calibrated_view)
 
 
 def contrast_of(data: list[Path] | None, spec: RouterSpec, columns: Columns) -> Contrast | None:
     """None without files."""
     return read_material(data, spec, columns).contrast if data else None
+
+
+def _warn_of_share(done: Calibrated, target: Target, sink: Sink) -> None:
+    found = done.expected.strong_share.value
+    if target.strong_share is not None and abs(found - target.strong_share) > _FAR:
+        sink.warn(
+            f"no threshold sends {target.strong_share:.0%} to the strong member: too many prompts "
+            f"have the same probability; the nearest share is {found:.0%}"
+        )
 
 
 def _warn(taught: Taught, sink: Sink) -> None:

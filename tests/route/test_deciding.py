@@ -105,6 +105,20 @@ def test_a_pattern_made_to_take_for_ever_is_stopped() -> None:
     assert time.monotonic() - began < 10
 
 
+def test_patterns_that_were_stopped_are_told_of_and_all_of_them_take_half_a_second() -> None:
+    bad = tuple(Rule("b", name=f"bad {n}", pattern=r"(a|aa)+$") for n in range(200))
+    last = Rule("b", name="long", min_chars=1000)
+    prompt = "a" * 5000 + "!"
+    began = time.monotonic()
+    for more, to in (((), "a"), ((last,), "b")):
+        spec = RouterSpec((A, B), (RulesStep((*bad[:150], *more)), AlwaysStep("a")))
+        choice = Decider(spec, None).decide(Asked.of_text(prompt))
+        assert choice.member == to
+        assert "stopped, for it took too long: the pattern of bad 0, bad 1" in choice.steps[0].why
+        assert len(choice.steps[0].why) < 300
+    assert time.monotonic() - began < 10  # 150 times a tenth of a second are 15, and that twice
+
+
 def test_a_pattern_that_is_none_is_refused_when_the_router_is_opened() -> None:
     spec = RouterSpec((A, B), (RulesStep((Rule("b", pattern="("),)), AlwaysStep("a")))
     with pytest.raises(UsageProblem, match="is no pattern"):

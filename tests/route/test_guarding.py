@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from localllm.generation import Message
+from localllm.privacy import Policy
 from localllm.registry import Registry
 from localllm.route.answering.client import RouterClient
 from localllm.route.answering.routed import RoutedGenerator
 from localllm.route.deciding.guarding import PrivateData, guard
+from localllm.route.pool.member import Cost
 from localllm.route.pool.spec import Fallback, RouterSpec
 from localllm.route.pool.steps import AlwaysStep
 from localllm.toolcalls import Tool
@@ -170,3 +173,36 @@ def test_a_decision_alone_looks_at_the_tools_too(registry: Registry, server: Ope
         found = client.decide(said, tools=(Tool("mail", f"Writes to {MAIL}"),))
         assert (found["member"], found["guard"]["action"]) == ("small", "local")
     assert server.asked == []
+
+
+def test_a_decision_costs_what_the_member_costs_that_would_answer(
+    registry: Registry, server: OpenAIServer
+) -> None:
+    dear = replace(CLOUD, cost=Cost(1.0, 2.0))
+    with router(registry, replace(TO_CLOUD, members=(SMALL, dear))) as one:
+        client = RouterClient(one)
+        free = client.decide([Message("user", f"card {CARD}")])
+        paid = client.decide([Message("user", "0123456789" * 40)])
+    assert (free["member"], free["cost"]) == ("small", 0.0)
+    assert (paid["member"], paid["cost"]) == ("cloud", pytest.approx((100 + 2 * 256) / 1e6))
+
+
+@pytest.mark.parametrize("schema", [{"type": "object"}, None])
+def test_an_answer_to_a_schema_stays_json_whatever_comes_back_into_it(
+    registry: Registry, filled: Path, home: Path, schema: dict[str, Any] | None
+) -> None:
+    shutil.copytree(filled, home)
+    password, city = 'hun"ter2\\x!9Q', "東京都千代田区丸の内1-2-3"
+    prompt = json.dumps({"password": password, "at": city})  # as Python writes it: \u6771\u4eac
+    script = stream(chunk('{"a": "<PASSWORD_1'), chunk('>", "b": "<ADD'), chunk('RESS_1>"}'),
+                    chunk(finish="stop"), DONE)  # fmt: skip
+    with OpenAIServer(script) as far:
+        point(registry, far)
+        spec = replace(TO_CLOUD, privacy=Policy.parse({"secrets": "mask"}))
+        with router(registry, spec) as one:
+            answer = ask(one, prompt, {"schema": schema}).text()
+        assert "hun" not in json.dumps(far.asked[0].json) and "6771" not in str(far.asked[0].json)
+    if schema is None:  # what stood there
+        assert answer == json.dumps({"a": password, "b": city})
+    else:
+        assert json.loads(answer) == {"a": json.dumps(password)[1:-1], "b": city}

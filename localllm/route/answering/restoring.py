@@ -8,10 +8,11 @@ from localllm.toolcalls import CallArguments, CallEnd, Part, TextPart
 
 class RestoredParts:
     """Of one answer to messages that `masker` masked. Text, thinking and the arguments of calls
-    come in pieces, each cut anywhere; what is held back comes before anything of another kind."""
+    come in pieces, each cut anywhere; what is held back comes before anything of another kind.
+    With `json_text` the answer itself is a JSON document, and stays one."""
 
-    def __init__(self, masker: Masker) -> None:
-        self._masker = masker
+    def __init__(self, masker: Masker, json_text: bool = False) -> None:
+        self._masker, self._json_text = masker, json_text
         self._kind: type[Part] | bool | None = None  # of what is held back; thinking or not
         self._restorer: Restorer | None = None
 
@@ -30,7 +31,8 @@ class RestoredParts:
             return [*found, part]
         if self._restorer is None:
             self._kind = kind
-            self._restorer = self._masker.restorer(json_text=isinstance(part, CallArguments))
+            is_json = kind is CallArguments or (self._json_text and kind is False)
+            self._restorer = self._masker.restorer(json_text=is_json)
         return [*found, *self._made(self._restorer.feed(part.text))]
 
     def rest(self) -> list[Part]:

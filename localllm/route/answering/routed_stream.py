@@ -139,7 +139,7 @@ class RoutedStream:
         if self._plan.guarded.action is Action.MASK and policy.watches(standing.outside):
             masker = Masker()  # a request carries all its turns; another's data are not in it
             wanted = replace(wanted, messages=masked(wanted.messages or (), policy, masker))
-            self._restored = RestoredParts(masker)
+            self._restored = RestoredParts(masker, json_text=wanted.schema is not None)
         door = self._door = self._generator.door(name)
         self._patience.begin(standing.member.first_token_s)  # loading a model does not count
         step = self._choice.cascade

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from localllm.errors import UsageProblem
 from localllm.route.deciding.asked import Asked
 from localllm.route.deciding.domains import DomainMap
-from localllm.route.deciding.rules import Spent, check_rule, first_rule
+from localllm.route.deciding.rules import Spent, Stopped, check_rule, first_rule
 from localllm.route.pool.member import cost_of
 from localllm.route.pool.spec import RouterSpec
 from localllm.route.pool.steps import (
@@ -104,12 +104,13 @@ class Decider:
         self, number: int, step: Step, asked: Asked, threshold: float | None, said: list[Stepped]
     ) -> Choice | None:
         if isinstance(step, RulesStep):
-            fired = first_rule(step.rules, asked, self._spent)
+            stopped = Stopped()
+            fired = first_rule(step.rules, asked, self._spent, stopped)
             if fired is None:
-                said.append(Stepped(step.use, None, "no rule holds"))
+                said.append(Stepped(step.use, None, f"no rule holds{stopped}"))
                 return None
             name = f"{fired.rule.name}: " if fired.rule.name else ""
-            return self._chosen(step, fired.rule.to, f"{name}{fired.why}", asked, said)
+            return self._chosen(step, fired.rule.to, f"{name}{fired.why}{stopped}", asked, said)
         if isinstance(step, DomainsStep):
             return self._domain(number, step, asked, said)
         if isinstance(step, PredictorStep):
@@ -153,10 +154,14 @@ class Decider:
         return Choice(to, probability, limit, choice.steps, choice.cost)
 
     def _chosen(self, step: Step, to: str, why: str, asked: Asked, said: list[Stepped]) -> Choice:
-        member, spec = self.spec.member(to), self.spec
-        cost = cost_of(member, spec.cost_unit, asked.tokens, spec.answer_tokens)
         steps = (*said, Stepped(step.use, to, why))
-        return Choice(to, None, None, steps, None if math.isnan(cost) else cost)
+        return Choice(to, None, None, steps, self.expected_cost(to, asked.tokens))
+
+    def expected_cost(self, name: str, prompt_tokens: float) -> float | None:
+        """Of an answer by this member, in the router's unit; None where that is not known."""
+        spec = self.spec
+        cost = cost_of(spec.member(name), spec.cost_unit, prompt_tokens, spec.answer_tokens)
+        return None if math.isnan(cost) else cost
 
 
 def _drawn(prompt: str) -> float:

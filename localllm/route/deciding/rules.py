@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,8 +14,10 @@ from localllm.route.pool.steps import DAYS, Rule, hours_of
 from localllm.route.text.cues import read
 from localllm.route.text.languages import is_in
 
-# A pattern from elsewhere may be made to take for ever: the library stops it
-_PATTERN_S = 0.1
+# A pattern from elsewhere may be made to take for ever: the library stops it, and all of them
+_PATTERN_S, _ALL_PATTERNS_S = 0.1, 0.5
+
+_NAMED = 5  # of the rules that were stopped
 
 Spent = Callable[[float], float]  # since when -> how much
 
@@ -28,10 +30,43 @@ class RuleFired:
     why: str
 
 
-def first_rule(rules: tuple[Rule, ...], asked: Asked, spent: Spent) -> RuleFired | None:
-    """Raises UsageProblem for a pattern that is none, MissingExtra."""
+@dataclass
+class Stopped:
+    """The rules whose patterns took too long in one decision, and so did not hold."""
+
+    rules: list[str] = field(default_factory=list)
+    left_s: float = _ALL_PATTERNS_S
+
+    def __str__(self) -> str:
+        """ "; stopped, for it took too long: the pattern of a, b"; empty where none was."""
+        if not self.rules:
+            return ""
+        names = ", ".join(self.rules[:_NAMED]) + (" ..." if len(self.rules) > _NAMED else "")
+        return f"; stopped, for it took too long: the pattern of {names}"
+
+    def found(self, rule: Rule, text: str) -> bool:
+        """Whether the rule's pattern is in the text."""
+        began = time.monotonic()
+        try:
+            if self.left_s <= 0:
+                raise TimeoutError
+            limit = min(_PATTERN_S, self.left_s)
+            return compiled(rule.pattern or "").search(text, timeout=limit) is not None
+        except TimeoutError:
+            self.rules.append(rule.name or f"the rule to {rule.to}")
+            return False
+        finally:
+            self.left_s -= time.monotonic() - began
+
+
+def first_rule(
+    rules: tuple[Rule, ...], asked: Asked, spent: Spent, stopped: Stopped | None = None
+) -> RuleFired | None:
+    """`stopped` is told which patterns took too long. Raises UsageProblem for a pattern that is
+    none, MissingExtra."""
+    stopped = stopped or Stopped()
     for rule in rules:
-        why = _holds(rule, asked, spent)
+        why = _holds(rule, asked, spent, stopped)
         if why is not None:
             return RuleFired(rule, ", ".join(why) or "no condition")
     return None
@@ -43,7 +78,7 @@ def check_rule(rule: Rule) -> None:
         compiled(rule.pattern)
 
 
-def _holds(rule: Rule, asked: Asked, spent: Spent) -> list[str] | None:
+def _holds(rule: Rule, asked: Asked, spent: Spent, stopped: Stopped) -> list[str] | None:
     """What held, None where something did not. The dear ones come last."""
     why: list[str] = []
     for name, wanted, found in (
@@ -68,7 +103,7 @@ def _holds(rule: Rule, asked: Asked, spent: Spent) -> list[str] | None:
         if found_language is None:
             return None
         why.append(found_language)
-    if not _text_holds(rule, asked.prompt, why):
+    if not _text_holds(rule, asked.prompt, why, stopped):
         return None
     if rule.spent_over is not None:
         amount = spent(begin_of(rule.per, asked.at))
@@ -95,7 +130,7 @@ def _time_holds(rule: Rule, at: float, why: list[str]) -> bool:
     return True
 
 
-def _text_holds(rule: Rule, prompt: str, why: list[str]) -> bool:
+def _text_holds(rule: Rule, prompt: str, why: list[str], stopped: Stopped) -> bool:
     if not rule.words and rule.pattern is None:
         return True
     text = read(prompt).text  # of a megabyte its two ends
@@ -106,11 +141,7 @@ def _text_holds(rule: Rule, prompt: str, why: list[str]) -> bool:
             return False
         why.append(f"the word {word!r}")
     if rule.pattern is not None:
-        try:
-            found = compiled(rule.pattern).search(text, timeout=_PATTERN_S)
-        except TimeoutError:
-            return False
-        if found is None:
+        if not stopped.found(rule, text):
             return False
         why.append(f"the pattern {rule.pattern!r}")
     return True

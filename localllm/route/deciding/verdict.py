@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from localllm.generation import Message
+from localllm.route.deciding.asked import Asked
 from localllm.route.deciding.decider import Choice, Stepped
 from localllm.route.deciding.guarding import NOTHING, Guarded, allowed, guard
 from localllm.route.opening import OpenRouter
@@ -53,10 +54,13 @@ def decided(
     if any(spec.privacy.watches(one.outside) for one in found.values()):
         guarded = guard(messages, spec.privacy, fixed)
     first = allowed(names, spec, found, guarded)[0]
+    cost = choice.cost  # of whom the steps chose, which another's is not
+    if first != choice.member:
+        cost = opened.decider.expected_cost(first, Asked.of(messages).tokens)
     missing = {n: one.problem for n, one in found.items() if one.problem is not None}
     return DecidedNow(
         opened.name, opened.version.number, first, choice.member, found[first].answers,
-        found[first].outside, choice.probability, choice.threshold, choice.cost, spec.cost_unit,
+        found[first].outside, choice.probability, choice.threshold, cost, spec.cost_unit,
         choice.cascade is not None and began is None,
         choice.why if began is None else f"{began} began this conversation", choice.steps,
         guarded.record, missing, began is not None,
