@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from localllm.grammars.patterns import Pattern
+from localllm.grammars.patterns import Language
 from localllm.grammars.regex import parse
 
 _LEAP = "(?:0[48]|[2468][048]|[13579][26])"
@@ -56,7 +56,7 @@ FORMATS: dict[str, str] = {
 
 
 @cache
-def pattern(name: str) -> Pattern | None:
+def pattern(name: str) -> Language | None:
     """What a string of this format matches whole; None where the format is an annotation."""
     text = FORMATS.get(name)
     return None if text is None else parse(f"^(?:{text})$")

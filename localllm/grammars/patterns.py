@@ -41,6 +41,22 @@ class Times:
 Pattern = CharSet | Concat | Choice | Times
 
 
+@dataclass(frozen=True)
+class All:
+    """Strings that all `parts` match whole, and none of `none`."""
+
+    parts: tuple[Language, ...]
+    none: tuple[Language, ...] = ()
+
+
+@dataclass(frozen=True)
+class Either:
+    options: tuple[Language, ...]
+
+
+Language = Pattern | All | Either
+
+
 def charset(ranges: Iterable[tuple[int, int]]) -> CharSet:
     """The union of `ranges`, without surrogates, sorted and joined."""
     joined: list[tuple[int, int]] = []
@@ -143,9 +159,17 @@ def lengths(item: Pattern) -> tuple[int, int | None]:
             )
 
 
-def matches(item: Pattern, text: str) -> bool:
+def matches(item: Language, text: str) -> bool:
     """Whether `item` matches all of `text`."""
-    return len(text) in _ends(item, text, frozenset([0]))
+    match item:
+        case All():
+            return all(matches(part, text) for part in item.parts) and not any(
+                matches(part, text) for part in item.none
+            )
+        case Either():
+            return any(matches(option, text) for option in item.options)
+        case _:
+            return len(text) in _ends(item, text, frozenset([0]))
 
 
 def _ends(item: Pattern, text: str, starts: frozenset[int]) -> frozenset[int]:

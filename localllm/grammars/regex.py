@@ -1,4 +1,6 @@
-"""Regular expressions of JSON Schema: ECMA-262's, without look-around and back references."""
+"""Regular expressions of JSON Schema: ECMA-262's, without back references. Look-ahead is taken at
+the beginning of what is anchored there (`^(?!\\.)(?=.*\\d)`), where it is one more pattern.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,11 @@ from localllm.grammars.patterns import (
     SPACES,
     SURROGATES,
     WORD,
+    All,
     CharSet,
     Choice,
+    Either,
+    Language,
     Pattern,
     Times,
     charset,
@@ -39,10 +44,11 @@ _CLASSES: dict[str, CharSet] = {
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 _COUNT = re.compile(r"\{(\d{1,12})(?:(,)(\d{1,12})?)?\}")
 _HEX = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}")
+_ANYTHING = Times(ANY, 0, None)
 _NAMED = re.compile(r"\?(?::|<[A-Za-z_$][\w$]*>)")
 
 
-def parse(text: str) -> Pattern:
+def parse(text: str) -> Language:
     """The pattern that `text` finds somewhere in a string, with what may stand around it.
 
     Raises UsageProblem for what is no regular expression or cannot be one of a grammar.
@@ -50,7 +56,7 @@ def parse(text: str) -> Pattern:
     if len(text) > MAX_PATTERN:
         raise UsageProblem(f"the pattern has {len(text)} characters, at most {MAX_PATTERN}")
     parser = _Parser(text)
-    tree = parser.choice(top=True)
+    tree = parser.whole()
     if parser.at < len(text):
         parser.fail("an unmatched )")
     return tree
@@ -60,43 +66,73 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text, self.at, self.depth = text, 0, 0
 
-    def choice(self, *, top: bool) -> Pattern:
-        """Alternatives to the end or to a ). At the `top` each may be anchored, and what is
-        not anchored may have anything in front or after it."""
-        options = [self.alternative(top)]
+    def whole(self, *, anchored: bool = False) -> Language:
+        """Alternatives to the end or to a ). Each may be anchored, and what is not anchored may
+        have anything in front or after it. `anchored`: all of them begin where this does."""
+        options = [self.alternative(anchored)]
         while self.peek() == "|":
             self.at += 1
-            options.append(self.alternative(top))
+            options.append(self.alternative(anchored))
+        if len(options) == 1:
+            return options[0]
+        found = tuple(dict.fromkeys(options))
+        plain = tuple(o for o in found if not isinstance(o, All | Either))
+        return Choice(plain) if len(plain) == len(found) else Either(found)
+
+    def choice(self) -> Pattern:
+        """Alternatives within a group, up to its )."""
+        options = [self.sequence()]
+        while self.peek() == "|":
+            self.at += 1
+            options.append(self.sequence())
         return options[0] if len(options) == 1 else Choice(tuple(dict.fromkeys(options)))
 
-    def alternative(self, top: bool) -> Pattern:
-        begins, ends = not top, not top
-        parts: list[Pattern] = []
-        if top:
-            while self.peek() == "^":
-                self.at, begins = self.at + 1, True
-            if not begins and (whole := self.grouped()) is not None:
-                return whole
-        while (char := self.peek()) not in ("", "|", ")"):
-            if char == "$" and top:
-                self.at += 1
-                if self.peek() not in ("", "|", "$", ")"):
-                    self.fail("$ before the end")
-                ends = True
-            else:
-                parts.append(self.repeated(self.atom()))
-        anything = Times(ANY, 0, None)
-        before, after = [] if begins else [anything], [] if ends else [anything]
-        return concat(*before, *parts, *after)
+    def alternative(self, anchored: bool) -> Language:
+        begins = anchored
+        while self.peek() == "^":
+            self.at, begins = self.at + 1, True
+        if not begins and (whole := self.grouped()) is not None:
+            return whole
+        wanted: list[Language] = []
+        unwanted: list[Language] = []
+        while begins and (mark := self.text[self.at : self.at + 3]) in ("(?=", "(?!"):
+            (wanted if mark == "(?=" else unwanted).append(self.look_ahead())
+        pattern, ends = self.sequence(), False
+        while self.peek() == "$":
+            self.at, ends = self.at + 1, True
+        if ends and self.peek() not in ("", "|", ")"):
+            self.fail("$ before the end")
+        before, after = [] if begins else [_ANYTHING], [] if ends else [_ANYTHING]
+        pattern = concat(*before, pattern, *after)
+        return All((pattern, *wanted), tuple(unwanted)) if wanted or unwanted else pattern
 
-    def grouped(self) -> Pattern | None:
+    def look_ahead(self) -> Language:
+        self.at += 3
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            self.fail(f"groups deeper than {_MAX_DEPTH}")
+        inner = self.whole(anchored=True)
+        if self.peek() != ")":
+            self.fail("a group without its )")
+        self.at += 1
+        self.depth -= 1
+        return inner
+
+    def sequence(self) -> Pattern:
+        """What stands one after another, up to a | or ), or to a $."""
+        parts: list[Pattern] = []
+        while self.peek() not in ("", "|", ")", "$"):
+            parts.append(self.repeated(self.atom()))
+        return concat(*parts)
+
+    def grouped(self) -> Language | None:
         """`(^a$|^b$)` alone: the anchors in a group that is everything count too."""
         match = re.match(r"\((?:\?:)?(?=\^)", self.text[self.at :])
         if match is None or self.depth:
             return None
         start, self.at = self.at, self.at + match.end()
         self.depth += 1
-        inner = self.choice(top=True)
+        inner = self.whole()
         self.depth -= 1
         if self.peek() == ")" and self.text[self.at + 1 : self.at + 2] in ("", "|"):
             self.at += 1
@@ -126,11 +162,13 @@ class _Parser:
         if match is not None:
             self.at = match.end()
         elif self.peek() == "?":
-            self.fail("look-around or flags, which a grammar cannot enforce")
+            self.fail("look-around that is not at the beginning, or flags: it cannot be enforced")
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             self.fail(f"groups deeper than {_MAX_DEPTH}")
-        inner = self.choice(top=False)
+        inner = self.choice()
+        if self.peek() == "$":
+            self.fail("$ inside the pattern")
         if self.peek() != ")":
             self.fail("a group without its )")
         self.at += 1

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from localllm.grammars import formats, numbers, regex, strings
+from localllm.errors import UsageProblem
+from localllm.grammars import numbers, strings
 from localllm.grammars.arrays import array_node
 from localllm.grammars.document import ROOT, Document, refusal, refuse
 from localllm.grammars.gbnf import Grammar
@@ -30,9 +32,18 @@ from localllm.grammars.nodes import (
 )
 from localllm.grammars.numbers import Bound
 from localllm.grammars.objects import object_node
-from localllm.grammars.patterns import ANY, CharSet, Choice, Pattern, Times, lengths
+from localllm.grammars.patterns import (
+    ANY,
+    All,
+    CharSet,
+    Choice,
+    Either,
+    Language,
+    Times,
+    lengths,
+)
 from localllm.grammars.shape import Places, Shape
-from localllm.grammars.shapes import Shapes, fits_text
+from localllm.grammars.shapes import Shapes, fits_text, languages
 
 _MAX_MULTIPLES = 2000
 
@@ -168,19 +179,10 @@ class Compiler:
         )
         return seq(item, more) if least else alt(EMPTY, seq(item, more))
 
-    def patterns(self, shape: Shape, places: Places) -> list[Pattern]:
-        """The pattern or format of a string, if it has one."""
-        found = [regex.parse(p) for p in shape.patterns]
-        found += [p for name in shape.formats if (p := formats.pattern(name)) is not None]
-        if len(found) > 1:
-            refuse(places[0], "two patterns or formats of one string cannot both be enforced")
-        return found
-
     def string(self, shape: Shape, places: Places) -> Node:
-        patterns = self.patterns(shape, places)
-        if not patterns:
+        if not languages(shape):
             return strings.string(self.grammar, shape.least_chars, shape.most_chars)
-        return strings.of_pattern(self.grammar, _of_length(patterns[0], shape, places))
+        return self.together(shape, places, lambda it: strings.of_pattern(self.grammar, it))
 
     def text(self, shape: Shape, places: Places, end: str) -> Node:
         """A string of this shape as it is."""
@@ -190,9 +192,19 @@ class Compiler:
             return strings.one_of_texts(self.grammar, good)
         if is_free(shape):
             return self.grammar.share("text", strings.without(self.grammar, end))
-        patterns = self.patterns(shape, places)
-        pattern = patterns[0] if patterns else Times(ANY, 0, None)
-        return strings.plain(self.grammar, _of_length(pattern, shape, places), end.strip()[0])
+        stop = end.strip()[0]
+        return self.together(shape, places, lambda it: strings.plain(self.grammar, it, stop))
+
+    def together(self, shape: Shape, places: Places, write: Callable[[Language], Node]) -> Node:
+        """What the patterns, formats and lengths of a string demand together. Where that is too
+        much, formats beside a pattern stay what JSON Schema calls them: annotations."""
+        without = replace(shape, formats=()) if shape.patterns else shape
+        for demanded in dict.fromkeys([shape, without]):
+            with suppress(UsageProblem):
+                return write(_language(demanded))
+        raise refusal(
+            places[0], "its patterns, formats and lengths are too much together to be enforced"
+        )
 
     def integer(self, shape: Shape, places: Places) -> Node:
         low = None if shape.low is None else _whole(shape.low, 1)
@@ -257,20 +269,19 @@ def _whole(bound: Bound, sign: int) -> int:
     return whole + sign if bound.strict and whole == value else whole
 
 
-def _of_length(pattern: Pattern, shape: Shape, places: Places) -> Pattern:
-    """`pattern` within the lengths of `shape`: where it says as much itself, or where it is one
-    repeated set of characters. Anything else would need the product of two automata."""
-    shortest, longest = lengths(pattern)
-    least, most = shape.least_chars, shape.most_chars
-    if shortest >= least and (most is None or (longest is not None and longest <= most)):
-        return pattern
-    if isinstance(pattern, Times) and isinstance(pattern.item, CharSet):
-        end = min((n for n in (most, pattern.most) if n is not None), default=None)
-        if end is not None and end < max(least, pattern.least):
-            return Choice(())
-        return Times(pattern.item, max(least, pattern.least), end)
-    raise refusal(
-        places[0],
-        "minLength or maxLength beside this pattern or format cannot be enforced; "
-        "write the lengths into the pattern",
-    )
+def _language(shape: Shape) -> Language:
+    """What a string has to match: by a tree, where one pattern says all, or is one repeated set of
+    characters; else all patterns and the lengths together."""
+    found, least, most = languages(shape), shape.least_chars, shape.most_chars
+    if not found:
+        return Choice(()) if most is not None and most < least else Times(ANY, least, most)
+    if len(found) == 1 and not isinstance(pattern := found[0], All | Either):
+        shortest, longest = lengths(pattern)
+        if shortest >= least and (most is None or (longest is not None and longest <= most)):
+            return pattern
+        if isinstance(pattern, Times) and isinstance(pattern.item, CharSet):
+            end = min((n for n in (most, pattern.most) if n is not None), default=None)
+            if end is not None and end < max(least, pattern.least):
+                return Choice(())
+            return Times(pattern.item, max(least, pattern.least), end)
+    return All((*found, Times(ANY, least, most)) if (least, most) != (0, None) else tuple(found))

@@ -177,11 +177,15 @@ class Shapes:
 
 def fits_text(shape: Shape, text: str) -> bool:
     """Whether a string has the lengths, patterns and formats of `shape`."""
-    known = [regex.parse(p) for p in shape.patterns]
-    known += [p for name in shape.formats if (p := formats.pattern(name)) is not None]
     return _counts(len(text), shape.least_chars, shape.most_chars) and all(
-        patterns.matches(pattern, text) for pattern in known
+        patterns.matches(pattern, text) for pattern in languages(shape)
     )
+
+
+def languages(shape: Shape) -> list[patterns.Language]:
+    """The patterns and formats of a string."""
+    found = [regex.parse(pattern) for pattern in shape.patterns]
+    return found + [p for name in shape.formats if (p := formats.pattern(name)) is not None]
 
 
 def _counts(count: int, least: int, most: int | None) -> bool:

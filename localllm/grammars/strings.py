@@ -6,8 +6,9 @@ Lengths count characters as JSON Schema does: a pair of surrogate escapes is one
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from localllm.grammars.automaton import Automaton, automaton
 from localllm.grammars.gbnf import Grammar
 from localllm.grammars.nodes import (
     EMPTY,
@@ -22,7 +23,17 @@ from localllm.grammars.nodes import (
     chars,
     seq,
 )
-from localllm.grammars.patterns import CharSet, Choice, Concat, Pattern, Times, complement
+from localllm.grammars.patterns import (
+    All,
+    CharSet,
+    Choice,
+    Concat,
+    Either,
+    Language,
+    Pattern,
+    Times,
+    complement,
+)
 
 _HEX = chars("0-9A-Fa-f")
 _PLAIN = Chars(complement(((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C))).ranges)
@@ -57,9 +68,25 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=not whole)
 
 
-def of_pattern(grammar: Grammar, pattern: Pattern) -> Node:
-    """Strings that `pattern` matches whole."""
-    return seq('"', _matching(grammar, pattern), '"')
+def of_pattern(grammar: Grammar, language: Language) -> Node:
+    """Strings of `language`. Raises UsageProblem where several patterns are too much together."""
+    if isinstance(language, All | Either):
+        node = _states(grammar, automaton(language), lambda chars: _one_of(grammar, chars))
+    else:
+        node = _matching(grammar, language)
+    return seq('"', node, '"')
+
+
+def _states(grammar: Grammar, found: Automaton, letter: Callable[[CharSet], Node]) -> Node:
+    """An automaton as rules, one a state; `letter` writes one character of a set."""
+    names = [grammar.reserve("state") for _ in found.ends]
+    for name, steps, end in zip(names, found.steps, found.ends, strict=True):
+        options: list[Node] = [EMPTY] if end else []
+        for target, wanted in steps.items():
+            last = found.ends[target] and not found.steps[target]
+            options.append(seq(letter(wanted), EMPTY if last else Ref(names[target])))
+        grammar.rules[name] = alt(*options)
+    return Ref(names[0]) if names else NEVER
 
 
 def _matching(grammar: Grammar, pattern: Pattern) -> Node:
@@ -108,12 +135,15 @@ def _overlap(wanted: CharSet, ranges: Iterable[tuple[int, int]]) -> Iterable[tup
                 yield max(low, first), min(high, last)
 
 
-def plain(grammar: Grammar, pattern: Pattern, stop: str) -> Node:
-    """What `pattern` matches, as it is and not as JSON; never the character `stop`."""
+def plain(grammar: Grammar, pattern: Language, stop: str) -> Node:
+    """What `pattern` matches, as it is and not as JSON; never the character `stop`. Raises
+    UsageProblem where several patterns are too much together."""
     match pattern:
+        case All() | Either():
+            return _states(grammar, automaton(pattern), lambda c: plain(grammar, c, stop))
         case CharSet():
-            kept = _overlap(pattern, complement(((ord(stop), ord(stop)),)).ranges)
-            return Chars(tuple(kept))
+            kept = tuple(_overlap(pattern, complement(((ord(stop), ord(stop)),)).ranges))
+            return Chars(kept) if kept else NEVER
         case Concat():
             return seq(*(plain(grammar, part, stop) for part in pattern.parts))
         case Choice():
