@@ -31,7 +31,9 @@ from localllm.serve.openai.completions import Completions
 from localllm.serve.openai.embeddings import Embeddings
 from localllm.serve.openai.models import Models
 from localllm.serve.openai.responses import Responses
+from localllm.serve.openai.responses_kept import Kept
 from localllm.serve.openai.responses_schemas import ResponsesBody
+from localllm.serve.openai.responses_stored import Forget, InputItems, InputTokens, Retrieve
 from localllm.serve.openai.routing import Decide, DecideBody, Feedback, FeedbackBody
 from localllm.serve.openai.schemas import ChatBody, CompletionBody, EmbeddingsBody
 from localllm.serve.openapi import document
@@ -60,11 +62,20 @@ class Endpoint:
 def endpoints(service: Service, manager: Manager, status: Status) -> tuple[Endpoint, ...]:
     """Everything that is answered, as the page at /docs lists it."""
     openai, ollama, server = "OpenAI", "Ollama", "Server"
+    kept = Kept()
     return (
         Endpoint("POST", "/v1/chat/completions", ChatCompletions(service).answer,
                  "Answer a conversation.", openai, ChatBody),
-        Endpoint("POST", "/v1/responses", Responses(service).answer,
+        Endpoint("POST", "/v1/responses", Responses(service, kept).answer,
                  "Answer a conversation, in the newer form.", openai, ResponsesBody),
+        Endpoint("POST", "/v1/responses/input_tokens", InputTokens(service, kept).answer,
+                 "Count the tokens of a request.", openai, ResponsesBody),
+        Endpoint("GET", "/v1/responses/{id}", Retrieve(kept).answer,
+                 "A stored response.", openai),
+        Endpoint("DELETE", "/v1/responses/{id}", Forget(kept).answer,
+                 "Forget a stored response.", openai),
+        Endpoint("GET", "/v1/responses/{id}/input_items", InputItems(kept).answer,
+                 "What a stored response was asked.", openai),
         Endpoint("POST", "/v1/completions", Completions(service).answer,
                  "Continue texts as they stand.", openai, CompletionBody),
         Endpoint("POST", "/v1/embeddings", Embeddings(service).answer,

@@ -14,7 +14,7 @@ from localllm.errors import FileGone, UsageProblem
 from localllm.generation import Accounting
 from localllm.library.answering import Far
 from localllm.serve.answering.answer import Answering, Answers
-from localllm.serve.answering.ask import Ask, prepare
+from localllm.serve.answering.ask import Ask, counted, prepare
 from localllm.serve.answering.far import Elsewhere, FarAnswering, FarUse, answering
 from localllm.serve.answering.feed import Courier
 from localllm.serve.answering.whole import Whole, gathered, totals
@@ -126,6 +126,15 @@ class Service:
             raise
         exchange.stop = answering.cancel
         return Begun(use, answering, exchange, stack)
+
+    async def count(self, request: Request, name: str, ask: Ask) -> int:
+        """The tokens of the prompt that `ask` becomes. Raises what `begin` does."""
+        self.check_open()
+        exchange_of(request.scope).usage.model = name
+        if (far := await self.far(name)) is not None:
+            raise UsageProblem(f"tokens of {far.name} are not counted here: it is elsewhere")
+        async with self.desk.use(name) as use:
+            return await self.work(lambda: counted(ask, use))
 
     async def far(self, name: str) -> Far | None:
         """Who answers to this name from elsewhere; None where it is a model's."""

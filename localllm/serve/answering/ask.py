@@ -80,10 +80,41 @@ def prepare(ask: Ask, use: InUse) -> Prepared:
     Raises UsageProblem for a conversation that the template refuses, tools or a grammar that
     cannot be, PromptTooLong; EngineError for a broken template.
     """
+    preset = _preset(use)
+    prompt, sampling, prepared = _read(ask, use, preset)
+    media = prepared.media
+    n_ctx = min(use.resident.n_ctx, preset.n_ctx or use.resident.n_ctx)
+    request = Request(
+        prompt,
+        _within(sampling, media.n_cells if media else len(prompt), n_ctx),
+        n=ask.n,
+        logit_bias=ask.logit_bias,
+        logprobs=ask.logprobs,
+        adapters=use.resident.adapters(use.served.adapters) if use.served.adapters else None,
+        deadline_s=ask.deadline_s,
+        cache_prompt=ask.cache_prompt,
+        ignore_eog=ask.ignore_eog,
+        media=media,
+        score_prompt=ask.score_prompt,
+    )
+    return replace(prepared, request=request)
+
+
+def counted(ask: Ask, use: InUse) -> int:
+    """The tokens of its prompt, however many. Raises as `prepare` does, but not PromptTooLong."""
+    prompt, _, prepared = _read(ask, use, _preset(use))
+    return prepared.media.n_cells if prepared.media is not None else len(prompt)
+
+
+def _preset(use: InUse) -> Preset:
     generator = use.resident.generates(use.served.name)
-    preset = Preset.of(use.served.model, has_template=not generator.template.is_plain)
+    return Preset.of(use.served.model, has_template=not generator.template.is_plain)
+
+
+def _read(ask: Ask, use: InUse, preset: Preset) -> tuple[Sequence[int], Sampling, Prepared]:
+    """The prompt's tokens, and what is known of the answer by then."""
+    tokenizer = use.resident.tokenizer
     sampling = replace(preset.sampling, **ask.sampling)
-    tokenizer = generator.scheduler.tokenizer
     prepared = Prepared(Request(()))
     prompt: Sequence[int] = ask.tokens
     media: MediaPrompt | None = None
@@ -101,21 +132,7 @@ def prepare(ask: Ask, use: InUse) -> Prepared:
         prompt = media.tokens
     if ask.before:
         prompt = _after(ask.before, prompt, tokenizer, media)
-    n_ctx = min(use.resident.n_ctx, preset.n_ctx or use.resident.n_ctx)
-    request = Request(
-        prompt,
-        _within(sampling, media.n_cells if media else len(prompt), n_ctx),
-        n=ask.n,
-        logit_bias=ask.logit_bias,
-        logprobs=ask.logprobs,
-        adapters=use.resident.adapters(use.served.adapters) if use.served.adapters else None,
-        deadline_s=ask.deadline_s,
-        cache_prompt=ask.cache_prompt,
-        ignore_eog=ask.ignore_eog,
-        media=media,
-        score_prompt=ask.score_prompt,
-    )
-    return replace(prepared, request=request)
+    return prompt, sampling, replace(prepared, media=media)
 
 
 def _conversation(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,63 +11,28 @@ from starlette.responses import JSONResponse, Response
 from localllm.errors import LocalLLMError
 from localllm.generation import Message
 from localllm.serve.openai.chunks import new_id, now_s
+from localllm.serve.openai.responses_kept import Kept, Stored
 from localllm.serve.openai.responses_output import Output
 from localllm.serve.openai.responses_schemas import ResponsesBody
 from localllm.serve.openai.responses_words import ask_of
 from localllm.serve.service import Begun, Service
-from localllm.serve.web.problems import Failure, RequestProblem
+from localllm.serve.web.problems import Failure
 from localllm.serve.web.streams import SSE, LineStream, event
-
-_KEPT = 256  # conversations...
-_KEPT_CHARS = 32 << 20  # ...of so many characters together
-
-
-class Kept:
-    """Conversations that a later request may go on from: in memory, the latest used."""
-
-    def __init__(self) -> None:
-        self._found: OrderedDict[str, tuple[Message, ...]] = OrderedDict()
-        self._n_chars = 0
-
-    def get(self, response_id: str) -> tuple[Message, ...]:
-        """Raises RequestProblem for one that is not (or no longer) here."""
-        if response_id not in self._found:
-            raise RequestProblem(
-                f"there is no response {response_id!r} here; the last {_KEPT} are kept in memory",
-                "previous_response_id", status=404, code="previous_response_not_found",
-            )  # fmt: skip
-        self._found.move_to_end(response_id)
-        return self._found[response_id]
-
-    def add(self, response_id: str, messages: tuple[Message, ...]) -> None:
-        self._found[response_id] = messages
-        self._n_chars += _size(messages)
-        while len(self._found) > _KEPT or self._n_chars > _KEPT_CHARS:
-            _, gone = self._found.popitem(last=False)
-            self._n_chars -= _size(gone)
-
-
-def _size(messages: tuple[Message, ...]) -> int:
-    return sum(
-        len(one.content)
-        + sum(map(len, one.extra.get("images", ())))
-        + sum(len(call["function"]["arguments"]) for call in one.extra.get("tool_calls", ()))
-        for one in messages
-    )
 
 
 class Responses:
     """The endpoint."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, kept: Kept) -> None:
         self._service = service
-        self._kept = Kept()
+        self._kept = kept
 
     async def answer(self, request: Request) -> Response:
-        body = await self._service.bodies.parse(request, ResponsesBody)
+        given = await self._service.bodies.parse(request, ResponsesBody)
+        body = given.model_copy(update={"input": self._kept.resolved(given.input)})
         limits = self._service.limits
         earlier = body.previous_response_id
-        before = self._kept.get(earlier) if earlier is not None else ()
+        before = self._kept.conversation(earlier) if earlier is not None else ()
         ask = await self._service.work(lambda: ask_of(body, before, limits))
         begun = await self._service.begin(request, body.model, ask, whole=not body.stream)
         messages = ask.messages or ()
@@ -89,7 +53,7 @@ class _Writer:
         self._begun = begun
         self._kept = kept
         self._said = said
-        self._output = Output(begun.tokenizer)
+        self._output = Output(begun.tokenizer, body.wants_summary, body.wants_sealed)
         self._id = new_id("resp").replace("-", "_")
         self._created = now_s()
         self._n_events = 0
@@ -139,8 +103,6 @@ class _Writer:
         assert ended is not None  # set by the last part
         account = ended.accounting
         cut = account.finish_reason != "stop"
-        if self._body.store is not False:
-            self._kept.add(self._id, (*self._said, self._output.message()))
         response = self._response("incomplete" if cut else "completed")
         if cut:
             response["incomplete_details"] = {"reason": "max_output_tokens"}
@@ -152,11 +114,16 @@ class _Writer:
             "output_tokens_details": {"reasoning_tokens": ended.thought_tokens or 0},
             "total_tokens": account.prompt_tokens + account.completion_tokens,
         }
+        if self._body.store is not False:
+            messages = (*self._said, self._output.message())
+            inputs = self._body.input
+            assert not isinstance(inputs, str)  # they were made items
+            self._kept.add(Stored(messages, inputs, response))
         return response
 
     def _response(self, status: str) -> dict[str, Any]:
         body = self._body
-        choice = body.tool_choice
+        choice, asked = body.tool_choice, body.reasoning
         text = body.text.model_dump(by_alias=True, exclude_none=True) if body.text else {}
         return {
             "id": self._id,
@@ -171,8 +138,8 @@ class _Writer:
             "output": [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,
-            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None,
-                          "summary": None},
+            "reasoning": {"effort": asked.effort if asked else None,
+                          "summary": asked.summary or asked.generate_summary if asked else None},
             "store": body.store is not False,
             "temperature": body.temperature,
             "text": {"format": {"type": "text"}} | text,

@@ -8,9 +8,11 @@ from typing import Any, Literal
 from localllm.generation import Message
 from localllm.serve.answering.answer import Called, Ended, Part, Said, Thinking
 from localllm.serve.openai.chunks import chat_logprobs, new_id
+from localllm.serve.openai.responses_schemas import sealed
 from localllm.toolcalls import CallArguments, CallEnd, CallStart
 
-Kind = Literal["message", "reasoning", "function_call"]
+# "summary" is a reasoning item that is told as its summary
+Kind = Literal["message", "reasoning", "summary", "function_call"]
 Event = dict[str, Any]
 
 
@@ -26,6 +28,7 @@ class _Item:
     call_id: str = ""
     name: str = ""
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    seal: bool = False
 
     def shown(self, status: str) -> dict[str, Any]:
         if self.kind == "function_call":
@@ -34,27 +37,38 @@ class _Item:
                 "arguments": self.text, "status": status,
             }  # fmt: skip
         content = [self.part()] if self.text or status != "in_progress" else []
-        if self.kind == "reasoning":
-            return {"type": self.kind, "id": self.id, "summary": [], "content": content,
-                    "status": status}  # fmt: skip
+        if self.kind in ("reasoning", "summary"):
+            told: dict[str, Any] = {"summary": content} if self.kind == "summary" else {
+                "summary": [], "content": content
+            }  # fmt: skip
+            if self.seal and status != "in_progress":
+                told["encrypted_content"] = sealed(self.text)
+            return {"type": "reasoning", "id": self.id, **told, "status": status}
         return {"type": self.kind, "id": self.id, "role": "assistant", "content": content,
                 "status": status}  # fmt: skip
 
     def part(self) -> dict[str, Any]:
-        if self.kind == "reasoning":
-            return {"type": "reasoning_text", "text": self.text}
+        if self.kind in ("reasoning", "summary"):
+            return {"type": f"{self.kind}_text", "text": self.text}
         return {"type": "output_text", "text": self.text, "annotations": [],
                 "logprobs": list(self.logprobs)}  # fmt: skip
 
     def at(self) -> dict[str, Any]:
         where: dict[str, Any] = {"item_id": self.id, "output_index": self.index}
-        return where if self.kind == "function_call" else where | {"content_index": 0}
+        if self.kind == "function_call":
+            return where
+        return where | {"summary_index" if self.kind == "summary" else "content_index": 0}
 
 
-_PREFIX: dict[Kind, str] = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+_PREFIX: dict[Kind, str] = {
+    "message": "msg", "reasoning": "rs", "summary": "rs", "function_call": "fc"
+}  # fmt: skip
 _TEXT: dict[Kind, str] = {
-    "message": "output_text", "reasoning": "reasoning_text",
+    "message": "output_text", "reasoning": "reasoning_text", "summary": "reasoning_summary_text",
     "function_call": "function_call_arguments",
+}  # fmt: skip
+_PART: dict[Kind, str] = {
+    "message": "content_part", "reasoning": "content_part", "summary": "reasoning_summary_part"
 }  # fmt: skip
 
 
@@ -63,6 +77,8 @@ class Output:
     """Takes parts, gives events, keeps the items."""
 
     tokenizer: Any  # the model's
+    summary: bool = False  # the thinking is told as a summary
+    seal: bool = False  # and given to be sent back
     done: list[_Item] = field(default_factory=list)
     open: _Item | None = None
     ended: Ended | None = None
@@ -75,7 +91,7 @@ class Output:
             return self._text("message", part.text) if part.text else []
         if isinstance(part, Thinking):
             self._logprobs.clear()  # those of the thinking are not told
-            return self._text("reasoning", part.text)
+            return self._text("summary" if self.summary else "reasoning", part.text)
         if isinstance(part, Ended):
             self.ended = part
             if self.open is not None and part.accounting.finish_reason != "stop":
@@ -103,12 +119,13 @@ class Output:
             item = self._new(kind)
             events += [
                 self._added(item),
-                {"type": "response.content_part.added", **item.at(), "part": item.part()},
+                {"type": f"response.{_PART[kind]}.added", **item.at(), "part": item.part()},
             ]
         return [*events, *self._delta(text)]
 
     def _new(self, kind: Kind) -> _Item:
-        self.open = _Item(kind, len(self.done), new_id(_PREFIX[kind]).replace("-", "_"))
+        name = new_id(_PREFIX[kind]).replace("-", "_")
+        self.open = _Item(kind, len(self.done), name, seal=self.seal)
         return self.open
 
     @staticmethod
@@ -141,7 +158,8 @@ class Output:
         if item.kind == "message":
             events[0]["logprobs"] = list(item.logprobs)
         if item.kind != "function_call":
-            events.append({"type": "response.content_part.done", **item.at(), "part": item.part()})
+            kind = f"response.{_PART[item.kind]}.done"
+            events.append({"type": kind, **item.at(), "part": item.part()})
         return [
             *events,
             {
@@ -154,7 +172,7 @@ class Output:
         return [item.shown(item.status) for item in self.done]
 
     def message(self) -> Message:
-        """What was said, as a turn of the conversation."""
+        """What was thought, said and called, as a turn of the conversation."""
         text = "\n".join(item.text for item in self.done if item.kind == "message")
         calls = [
             {
@@ -165,4 +183,8 @@ class Output:
             for item in self.done
             if item.kind == "function_call"
         ]
-        return Message("assistant", text, {"tool_calls": calls} if calls else {})
+        thoughts = [item.text for item in self.done if item.kind in ("reasoning", "summary")]
+        extra: dict[str, Any] = {"tool_calls": calls} if calls else {}
+        if thoughts:
+            extra["reasoning_content"] = "\n".join(thoughts)
+        return Message("assistant", text, extra)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -41,6 +43,51 @@ class InputItem(Body):
     name: str | None = None
     arguments: str | None = None
     output: str | list[InputContent] | None = None
+    summary: list[dict[str, Any]] | None = None
+    encrypted_content: str | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Nothing but the id of an item: `type` may be left out, too."""
+        if self.type == "item_reference":
+            return True
+        bare = self.type == "message" and self.role is None and self.content is None
+        return bare and self.id is not None
+
+    @property
+    def thought(self) -> str:
+        """Of a reasoning item: all that was thought, where that came back, else its summary."""
+        if isinstance(self.content, list):
+            texts = [_text_of(one, "reasoning_text") for one in self.content]
+            if found := "\n".join(filter(None, texts)):
+                return found
+        if (sealed := unsealed(self.encrypted_content)) is not None:
+            return sealed
+        texts = [_text_of(one, "summary_text") for one in self.summary or ()]
+        return "\n".join(filter(None, texts))
+
+
+_SEAL = "localllm."  # what other servers sealed is theirs to read
+
+
+def sealed(text: str) -> str:
+    """`encrypted_content` for clients that keep nothing else of the thinking. It is no secret."""
+    return _SEAL + base64.b64encode(text.encode()).decode()
+
+
+def unsealed(given: str | None) -> str | None:
+    """None for what was not sealed here."""
+    if given is None or not given.startswith(_SEAL):
+        return None
+    try:
+        return base64.b64decode(given.removeprefix(_SEAL), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _text_of(part: Any, kind: str) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == kind else None
+    return text if isinstance(text, str) else ""
 
 
 class ResponseTool(Body):
@@ -77,6 +124,8 @@ class TextConfig(Body):
 
 class Reasoning(Body):
     effort: str | None = None
+    summary: str | None = Field(None, description="Where it is asked for, the thinking is told so.")
+    generate_summary: str | None = None
 
 
 class ResponsesBody(Body):
@@ -97,7 +146,9 @@ class ResponsesBody(Body):
     reasoning: Reasoning | None = None
     stream: bool | None = None
     include: list[str] | None = Field(
-        None, description="message.output_text.logprobs; the rest is not made here."
+        None,
+        description="message.output_text.logprobs, reasoning.encrypted_content; the rest is not "
+        "made here.",
     )
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -107,6 +158,16 @@ class ResponsesBody(Body):
     background: bool | None = None
     conversation: Any | None = None
     prompt: Any | None = None
+
+    @property
+    def wants_summary(self) -> bool:
+        """Whether the thinking is told as a summary: all of it, in the summary's place."""
+        asked = self.reasoning
+        return asked is not None and bool(asked.summary or asked.generate_summary)
+
+    @property
+    def wants_sealed(self) -> bool:
+        return "reasoning.encrypted_content" in (self.include or ())
 
     @property
     def n_logprobs(self) -> int | None:

@@ -101,16 +101,17 @@ def _choice(body: ResponsesBody, tools: tuple[Tool, ...]) -> tuple[str, tuple[To
 
 
 def messages_of(body: ResponsesBody, limits: Limits) -> tuple[Message, ...]:
-    """The input's messages. Calls that follow each other were made in one turn."""
+    """The input's messages. Calls that follow each other were made in one turn; what was thought
+    belongs to the turn that it precedes."""
     if isinstance(body.input, str):
         return (Message("user", body.input),)
     found: list[Message] = []
+    thought = ""
     for i, item in enumerate(body.input):
         where = f"input[{i}]"
         if item.type == "reasoning":
-            continue  # ours to make anew
-        if item.type == "item_reference":
-            raise RequestProblem(f"{where}: items are not kept here; send them", where)
+            thought = "\n".join(filter(None, (thought, item.thought)))
+            continue
         if item.type == "function_call":
             _add_call(found, item, where)
         elif item.type == "function_call_output":
@@ -122,9 +123,18 @@ def messages_of(body: ResponsesBody, limits: Limits) -> tuple[Message, ...]:
             found.append(Message("tool", text, {"tool_call_id": item.call_id}))
         else:
             found.append(_message(item, where, limits))
+        if thought and found[-1].role == "assistant":
+            found[-1] = _thoughtful(found[-1], thought)
+        thought = ""
     if not found:
         raise RequestProblem("input is empty", "input")
     return tuple(found)
+
+
+def _thoughtful(message: Message, thought: str) -> Message:
+    before = message.extra.get("reasoning_content")
+    whole = thought if before is None else f"{before}\n{thought}"
+    return Message(message.role, message.content, {**message.extra, "reasoning_content": whole})
 
 
 def _add_call(found: list[Message], item: InputItem, where: str) -> None:
