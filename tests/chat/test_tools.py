@@ -139,6 +139,7 @@ def test_what_goes_wrong_is_told_to_the_model(tools: Path) -> None:
             ("weather", "{}", "TypeError"),
             ("weather", "[1]", "no object"),
             ("weather", "{", "no JSON"),
+            ("sunrise", "{}", "no such tool; there are weather, broken"),
         ):
             done = box.run(ToolCall("1", name, arguments))
             assert done.status == "failed"
@@ -162,6 +163,19 @@ def test_nothing_runs_unless_allowed(tools: Path) -> None:
     assert asked == ['weather(city="\\u202eX")', 'weather(city="Oslo")']
 
 
+def test_a_call_cannot_look_like_another_one(tools: Path) -> None:
+    asked: list[str] = []
+    box = open_tools([str(tools)], lambda call: (asked.append(call), "yes")[1], 5)
+    assert box is not None
+    with box:
+        hidden = '{"\\u001b[2K\\rrun weather(city": "Oslo", "a b": 1}'
+        done = box.run(ToolCall("1", "weather", hidden))
+        unknown = box.run(ToolCall("1", "\x1b[2Jx", "{}"))
+    assert asked == ['weather("\\u001b[2K\\rrun weather(city"="Oslo", "a b"=1)']
+    assert "\x1b" in done.result  # the model is told as it was
+    assert str(done).isprintable() and str(unknown).isprintable()
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [("def f(:", "SyntaxError"), ("x = 1", "no public functions"),
@@ -177,14 +191,19 @@ def test_files_that_offer_nothing(tmp_path: Path, content: str, why: str) -> Non
 def test_what_is_no_tool(tmp_path: Path, tools: Path) -> None:
     with pytest.raises(FileGone):
         open_tools([str(tmp_path / "none.py")], yes, 5)
-    for text in ("notes.txt", "mcp:", "mcp:localllm-no-such-program"):
+    for text in ("notes.txt", "mcp:", "mcp:localllm-no-such-program", "mcp:run 'it"):
         with pytest.raises(UsageProblem):
             open_tools([text], yes, 5)
     with pytest.raises(UsageProblem, match="two tools"):
         open_tools([str(tools), str(tools)], yes, 5)
-    (tmp_path / "s.json").write_text('{"servers": {}}')
-    with pytest.raises(UsageProblem, match="mcpServers"):
-        open_tools([str(tmp_path / "s.json")], yes, 5)
+    for servers, why in (
+        ('{"servers": {}}', "mcpServers"), ('{"mcpServers": ' + "[" * 100_000, "mcpServers"),
+        ('{"mcpServers": {"a": {"command": "cat", "args": "x"}}}', "no list"),
+        ('{"mcpServers": {"a": {"command": "localllm-none", "args": null}}}', "not start"),
+    ):  # fmt: skip
+        (tmp_path / "s.json").write_text(servers)
+        with pytest.raises(UsageProblem, match=why):
+            open_tools([str(tmp_path / "s.json")], yes, 5)
 
 
 SERVER = """

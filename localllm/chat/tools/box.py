@@ -15,6 +15,7 @@ from localllm.chat.tools.python_file import PythonFile, ToolFailed
 from localllm.closing import Closing
 from localllm.errors import UsageProblem
 from localllm.toolcalls import Tool, ToolCall
+from localllm.ui.marked import clean_lines
 
 Decision = Literal["yes", "no", "always"]
 RESULT_CHARS = 20_000
@@ -42,9 +43,9 @@ class DoneCall:
     status: Literal["done", "failed", "refused"]
 
     def __str__(self) -> str:
-        short = " ".join(self.result.split())
+        short = " ".join(clean_lines(self.result).split())
         short = short if len(short) <= _SHOWN_CHARS else short[: _SHOWN_CHARS - 1] + "…"
-        return f"{self.name}: {short}"
+        return f"{clean_lines(self.name)}: {short}"
 
 
 class ToolBox(Closing):
@@ -74,6 +75,9 @@ class ToolBox(Closing):
             return self._done(call, "error: the arguments are no JSON", "failed")
         if not isinstance(arguments, dict):
             return self._done(call, "error: the arguments are no object", "failed")
+        if call.name not in self._of:  # servers elsewhere may call what nobody offered
+            known = ", ".join(self._of)
+            return self._done(call, f"error: there is no such tool; there are {known}", "failed")
         if not self._allowed(call.name, arguments):
             return self._done(call, "The user did not allow this call.", "refused")
         try:
@@ -104,9 +108,11 @@ class ToolBox(Closing):
 
 
 def shown(name: str, arguments: Mapping[str, Any]) -> str:
-    """A call as people read it: every argument whole, since it is what they allow."""
+    """A call as people read it: every argument whole, since it is what they allow, and nothing in
+    it that steers a terminal, which could show another call."""
     inside = ", ".join(
-        f"{key}={json.dumps(value, ensure_ascii=True)}" for key, value in arguments.items()
+        f"{key if key.isidentifier() and key.isascii() else json.dumps(key)}={json.dumps(value)}"
+        for key, value in arguments.items()
     )
     return f"{name}({inside})"
 
@@ -129,14 +135,19 @@ def open_tools(
 
 def _sources(text: str, timeout_s: float) -> list[Source]:
     if text.startswith("mcp:"):
-        words = shlex.split(text.removeprefix("mcp:"))
+        try:
+            words = shlex.split(text.removeprefix("mcp:"))
+        except ValueError as error:
+            raise UsageProblem(f"--tool {text!r} is no command: {error}") from None
         if not words:
             raise UsageProblem("mcp: names no command", "--tool 'mcp:npx some-server'")
         return [McpServer(words, timeout_s)]
     path = Path(text).expanduser()
     if path.suffix == ".json":
         return [
-            McpServer([server["command"], *server.get("args", [])], timeout_s, server.get("env"))
+            McpServer(
+                [server["command"], *(server.get("args") or [])], timeout_s, server.get("env")
+            )
             for server in _servers(path)
         ]
     if path.suffix != ".py":
@@ -150,9 +161,11 @@ def _servers(path: Path) -> list[Mapping[str, Any]]:
     try:
         found = json.loads(read_text(path))["mcpServers"]
         servers = list(found.values())
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise UsageProblem(f"{path} has no object 'mcpServers'") from None
     for server in servers:
         if not isinstance(server, Mapping) or not isinstance(server.get("command"), str):
             raise UsageProblem(f"{path}: a server without a command (only stdio servers run here)")
+        if not isinstance(server.get("args") or [], list):
+            raise UsageProblem(f"{path}: args of {server['command']!r} is no list")
     return servers
