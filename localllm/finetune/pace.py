@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,11 +52,12 @@ class Pace:
 
 @dataclass(frozen=True)
 class EnginePace:
-    """Of llama.cpp: seconds to open the model, tokens a second judged and answered."""
+    """Of llama.cpp: seconds to open the model, tokens a second judged, and seconds of all
+    sample answers once (0 where there is nothing to ask, as of documents)."""
 
     open_s: float
     judge_tps: float
-    answer_tps: float
+    answers_s: float
 
 
 def measure_pace(built: Built, ready: Ready, progress: Progress, group: Group = ALONE) -> Pace:
@@ -135,7 +136,7 @@ def measure_engine(ready: Ready) -> EnginePace:
     """Load the base in llama.cpp, judge some examples and answer a little."""
     recipe, held_out = ready.recipe, ready.learning.held_out
     items = held_out if len(held_out) else ready.learning.train
-    prompts = sample_prompts(ready)[:1] if recipe.samples else []
+    prompts = sample_prompts(ready) if recipe.samples else []
     some = [items[i][0] for i in range(min(len(items), 64))]
     longest = max([len(one) for one in some] + [len(one) for one in prompts])
     n_ctx = max(longest, ready.layout.pack_tokens) + recipe.sample_tokens + 8
@@ -149,10 +150,21 @@ def measure_engine(ready: Ready) -> EnginePace:
             tokens += len(one)
             if seconds > _ENGINE_S:
                 break
-        wanted = min(_ANSWER_TOKENS, recipe.sample_tokens)
-        answer_s = _timed(lambda: list(engine.answers(prompts, wanted)))
-    answer_tps = wanted / answer_s if prompts else 1.0
-    return EnginePace(open_s, tokens / seconds, answer_tps)
+        answers_s = _answers_seconds(engine, prompts, recipe.sample_tokens)
+    return EnginePace(open_s, tokens / seconds, answers_s)
+
+
+def _answers_seconds(engine: Engine, prompts: Sequence[Sequence[int]], wanted: int) -> float:
+    """What answers of `wanted` tokens to all `prompts` take, by a part of the first one: reading
+    it up to a token, and some tokens more."""
+    if not prompts:
+        return 0.0
+    more = min(_ANSWER_TOKENS, wanted)
+    read_s = _timed(lambda: list(engine.answers(prompts[:1], 1)))
+    both_s = _timed(lambda: list(engine.answers(prompts[:1], 1 + more)))
+    of_prompt = read_s / len(prompts[0])
+    of_token = max(0.0, both_s - read_s) / more
+    return sum(len(one) * of_prompt + wanted * of_token for one in prompts)
 
 
 def _train(built: Built, one: Pack | None) -> None:

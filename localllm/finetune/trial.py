@@ -81,7 +81,7 @@ def try_run(ready: Ready, progress: Progress, folder: Path) -> DryRun:
         _few_references(built, progress)
         pace = measure_pace(built, ready, progress, group)
         n_learned = sum(p.numel() for p in built.task.learned.named.values())
-        engine = measure_engine(ready) if group.is_first else EnginePace(0.0, 1.0, 1.0)
+        engine = measure_engine(ready) if group.is_first else EnginePace(0.0, 1.0, 0.0)
     n_steps = planned_steps(ready.recipe, len(ready.learning.train))
     if checkpoint_bytes(built) > _MUCH_BYTES and group.is_first:
         pace = replace(pace, disk_bytes_per_s=measure_disk(folder))
@@ -162,13 +162,12 @@ def engine_seconds(
     """llama.cpp's part: samples while it learns, and at the end the held-out examples and the
     answers before and after (and of the merged model the examples once more)."""
     recipe = ready.recipe
-    answers_s = recipe.samples * recipe.sample_tokens / engine.answer_tps
     samplings = math.ceil(n_steps / recipe.sample_every) if recipe.sample_every else 0
     judged_s = _tokens(built.task.held_out, built, MOST_JUDGED) / engine.judge_tps
-    judging_s = engine.open_s + 2 * (judged_s + answers_s)
+    judging_s = engine.open_s + 2 * (judged_s + engine.answers_s)
     if recipe.merge is not None:
         judging_s += engine.open_s + judged_s
-    return samplings * (engine.open_s + answers_s), judging_s
+    return samplings * (engine.open_s + engine.answers_s), judging_s
 
 
 def _few_references(built: Built, progress: Progress) -> None:

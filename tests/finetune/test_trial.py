@@ -45,7 +45,7 @@ def test_every_evaluation_is_counted(tune: Tune, steps: int, every: int | None) 
 
 def test_judging_counts_only_what_is_judged() -> None:
     ready: Any = SimpleNamespace(recipe=Recipe(samples=0))
-    held_out, pace = rows(MOST_JUDGED + 100), EnginePace(1.0, 100.0, 10.0)
+    held_out, pace = rows(MOST_JUDGED + 100), EnginePace(1.0, 100.0, 0.0)
     _, few = trial.engine_seconds(ready, built([], held_out[:MOST_JUDGED]), 10, pace)
     assert trial.engine_seconds(ready, built([], held_out), 10, pace) == (0.0, few)
     n_tokens = sum(len(one.ids) - 1 for one in held_out[:50])
@@ -54,12 +54,41 @@ def test_judging_counts_only_what_is_judged() -> None:
 
 
 def test_samples_and_a_merge_take_the_engine_once_more_each() -> None:
-    pace = EnginePace(1.0, 100.0, 10.0)
+    pace = EnginePace(1.0, 100.0, 4.0)
     held_out = [SimpleNamespace(ids=np.arange(101), mask=np.arange(101) > 0)]
     recipe = Recipe(samples=2, sample_tokens=20, sample_every=4, merge="Q6_K")
     found = trial.engine_seconds(SimpleNamespace(recipe=recipe), built([], held_out), 10, pace)  # type: ignore[arg-type]
-    # three times two answers of 20 tokens; before, after and merged 100 tokens
+    # three times answers of 4 s; before, after and merged 100 tokens
     assert found == (pytest.approx(3 * (1.0 + 4.0)), pytest.approx(1 + 2 * (1 + 4) + 1 + 1))
+
+
+def test_documents_are_asked_nothing_and_a_prompt_of_ones_own_is(
+    tune: Tune, tmp_path: Path
+) -> None:
+    """Before a document's first token that counts stands nothing to go on from: no answers are
+    made. They were reckoned with one token a second, minutes for a run of seconds."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(f'{{"text": "the red cat sees house {n}"}}\n' for n in range(30)))
+    options = ("--steps", 2, "--samples", 3, "--sample-tokens", 64)
+    silent = tune("--dry-run", *options, source=texts)
+    assert silent.exit_code == 0, silent
+    assert silent.data["judging_s"] < 60  # 2 * 3 * 64 s once
+    told = tune(*options, source=texts)
+    assert told.data["samples"] == []
+    asked = [word for n in range(5) for word in ("--sample-prompt", f"the cat {n}")]
+    made = tune(*options, *asked, "--name", "t:asked", source=texts)
+    assert len(made.data["samples"]) == 5  # so many, whatever --samples says
+
+
+def test_answers_are_reckoned_for_all_prompts_by_length(tiny_gguf: Path) -> None:
+    from localllm.finetune.pace import _answers_seconds
+
+    with Engine(tiny_gguf, 600, threads=1) as engine:
+        list(engine.answers([[1] * 400], 8))
+        one = _answers_seconds(engine, [[1] * 400], 1)
+        five = _answers_seconds(engine, [[1] * 400] * 5, 1)
+        assert _answers_seconds(engine, [], 48) == 0
+    assert one < five < 50 * one  # five times, within what a busy machine does to it
 
 
 def test_steps_their_optimizer_and_what_is_saved_take_their_time() -> None:
