@@ -154,6 +154,32 @@ FIXED = (
 )  # fmt: skip
 
 
+def check_unchanged(known: Mapping[str, Any], now: Mapping[str, Any], of_data: str) -> None:
+    """Raise UsageProblem where a run would go on with other options than it began with, or with
+    other data (the key `data`), which `of_data` names."""
+    keys = [*now, *(key for key in known if key not in now)]
+    changed = [key for key in keys if known.get(key) != now.get(key)]
+    if not changed:
+        return
+    said = [_option(key, known.get(key)) for key in changed if key != "data"]
+    if "data" in changed and not said:  # options change what the data comes to
+        said = [f"other {of_data}"]
+    raise UsageProblem(
+        f"the interrupted run was begun with {', '.join(said)}",
+        "give what it was begun with, or --restart to begin again",
+    )
+
+
+def _option(key: str, value: Any) -> str:
+    """As one would write it: `--rank 16`, `no --max-length`."""
+    option = f"--{key.replace('_', '-')}"
+    if value in (None, False, (), []):
+        return f"no {option}"
+    if isinstance(value, tuple | list):
+        return " ".join(f"{option} {one}" for one in value)
+    return option if value is True else f"{option} {value}"
+
+
 def merged(file: Mapping[str, Any], given: Mapping[str, Any]) -> Recipe:
     """The recipe of a file's values and, over them, those of the command line that are not None.
 

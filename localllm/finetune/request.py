@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localllm import config
 from localllm.errors import UsageProblem
@@ -86,13 +86,37 @@ def find_beginning(recipe: Recipe, subject: Subject, registry: Registry) -> Path
     from localllm.library.merging.kin import check_kin
 
     assert recipe.adapter is not None
-    path, _ = find_adapter(recipe.adapter, registry)
+    path, scale = find_adapter(recipe.adapter, registry)
+    if scale != 1.0:
+        raise UsageProblem(f"--adapter {recipe.adapter}: one goes on from all of it, at no scale")
     if not recipe.any_base:
         try:  # what it says of its base is in the file, of the registry's models too
             check_kin(replace(loose_model(path), name=recipe.adapter), subject.model, registry)
         except UsageProblem as problem:
             raise UsageProblem(problem.message, "name its base, or say --any-base") from None
     return path
+
+
+def shaped_as(recipe: Recipe, adapter: Path, note: Callable[[str], None]) -> Recipe:
+    """`recipe` with the rank and the targets of the adapter that it goes on from, where it names
+    none; what it names and the adapter has not is refused when both are laid side by side."""
+    from localllm.formats.gguf import read_header
+    from localllm.library.lineage import lineage_in
+
+    header = read_header(adapter)
+    ranks = {one.shape[1] for name, one in header.tensors.items() if name.endswith(".lora_a")}
+    made = lineage_in(header)
+    targets = made.parameters.get("targets") if made is not None else None
+    found: dict[str, Any] = {}
+    if len(ranks) == 1 and recipe.rank == Recipe.rank:
+        found["rank"] = ranks.pop()
+    if isinstance(targets, list) and recipe.targets == Recipe.targets:
+        found["targets"] = tuple(map(str, targets))
+    shaped = replace(recipe, **found)
+    if shaped != recipe:
+        what = f"rank {shaped.rank} on {', '.join(shaped.targets)}"
+        note(f"going on as {recipe.adapter} is: {what}")
+    return shaped
 
 
 @dataclass(frozen=True)

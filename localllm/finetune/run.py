@@ -24,6 +24,7 @@ from localllm.finetune.request import (
     read_data,
     result_name,
     settled,
+    shaped_as,
     threads_for,
 )
 from localllm.finetune.where import check_device, laid_out
@@ -124,6 +125,7 @@ def make_ready(asked: Asked, registry: Registry, sink: Sink) -> Ready:
     adapter = None
     if asked.recipe.adapter is not None:
         adapter = find_beginning(asked.recipe, subject, registry)
+        asked = replace(asked, recipe=shaped_as(asked.recipe, adapter, sink.note))
     learning = read_data(asked.recipe, subject, registry, sink.progress, sink.note)
     recipe = settled(asked, learning, subject)
     threads = threads_for(recipe)
@@ -181,6 +183,8 @@ def _run(ready: Ready, registry: Registry, sink: Sink) -> Tuned | None:
         group.wait()
         begun = load(place.checkpoint) if asked.resume and group.is_first else None
         known = group.told(begun and begun[0])
+        if asked.resume and known is None:
+            sink.note(f"no interrupted run of {ready.name} on this base is kept: it begins anew")
         built = build(ready.subject, ready.learning, recipe, ready.layout, ready.adapter,
                       group, known.precision if known else None)  # fmt: skip
         add_reference(built, sink.progress, known.reference if known else None, group)

@@ -123,6 +123,21 @@ def test_an_adapter_is_gone_on_from(tune: Tune) -> None:
     other = tune("--steps", 2, "--name", "t:other", "--adapter", "t:first", "--rank", 4)
     assert other.exit_code == 2
     assert "--rank" in other.json["error"]["hint"]
+    scaled = tune("--steps", 2, "--name", "t:other", "--adapter", "t:first:0.5")
+    assert (scaled.exit_code, "at no scale" in scaled.json["error"]["message"]) == (2, True)
+
+
+def test_an_adapter_is_gone_on_from_in_its_own_rank_and_targets(tune: Tune) -> None:
+    """Nobody remembers them, and the file says both."""
+    small = ("--rank", 4, "--targets", "attention", "--method", "rslora")
+    first = tune("--steps", 4, "--lr", 3e-3, "--name", "t:first", *small).data
+    more = tune("--steps", 2, "--name", "t:more", "--adapter", "t:first")
+    assert more.exit_code == 0, more
+    assert more.data["n_params"] == first["n_params"]
+    assert (more.data["recipe"]["rank"], more.data["recipe"]["targets"]) == (4, ["attention"])
+    assert more.data["learned"]["held_out_before"] == pytest.approx(
+        first["learned"]["held_out_after"], abs=1e-3
+    )
 
 
 def test_an_adapter_of_another_base_is_not_gone_on_from_unasked(

@@ -18,6 +18,7 @@ from localllm.errors import DiskFull
 from localllm.finetune.training import checkpoint
 from localllm.registry import Registry
 from tests.conftest import Done
+from tests.finetune.conftest import chats
 
 Tune = Callable[..., Done]
 OPTIONS = ["--threads", "1", "--samples", "0", "--held-out", "4", "--batch-size", "4",
@@ -63,17 +64,31 @@ def test_a_killed_run_is_gone_on_with_to_the_same_losses(
 
 
 def test_what_a_run_was_begun_with_cannot_change_but_its_pace_can(
-    tune: Tune, monkeypatch: pytest.MonkeyPatch
+    tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, 4, KeyboardInterrupt())
         assert tune(*OPTIONS).exit_code == 130
     other = tune(*OPTIONS, "--resume", "--rank", 4)
     assert other.exit_code == 2
-    assert "rank" in other.json["error"]["message"]
+    # with what it was begun with, which nobody remembers
+    assert other.json["error"]["message"].endswith("was begun with --rank 16")
+    fewer = tune(*OPTIONS, "--resume", "--max-length", 64, "--held-out", 3)
+    said = fewer.json["error"]["message"]
+    assert said.endswith("was begun with no --max-length, --held-out 4")
+    beside = chats(tmp_path / "others.jsonl", 40, seed=1)
+    moved = tune(*OPTIONS, "--resume", source=beside)
+    assert moved.json["error"]["message"].endswith("was begun with other data"), moved
     slower = tune(*OPTIONS, "--resume", "--lr", "1e-4")
     assert slower.exit_code == 0, slower
     assert len(losses(slower)) == 6
+
+
+def test_going_on_with_nothing_begins_and_says_so(tune: Tune) -> None:
+    """Another base or name is another run: it must not look as if that one went on."""
+    done = tune(*OPTIONS, "--resume", json=False)
+    assert done.exit_code == 0, done
+    assert "no interrupted run of t:run on this base is kept: it begins anew" in done.err
 
 
 def test_ctrl_c_keeps_the_last_finished_step(

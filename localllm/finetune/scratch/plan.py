@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from localllm.errors import DamagedFile, UsageProblem
+from localllm.errors import DamagedFile
+from localllm.finetune.recipe import check_unchanged
 from localllm.finetune.scratch.recipe import FIXED, TrainRecipe
 from localllm.finetune.scratch.shape import Shape
 from localllm.ui.outfile import replace_file
@@ -84,14 +85,11 @@ def load(path: Path) -> Plan | None:
 def check_same(plan: Plan, recipe: TrainRecipe, data: str) -> None:
     """Raise UsageProblem where a run would go on with something else than it began with."""
     now = recipe.as_dict()
-    changed = [key for key in FIXED if plan.asked.get(key) != now[key]]
-    if not changed and plan.data != data:
-        changed = ["text in the data"]
-    if changed:
-        raise UsageProblem(
-            f"the interrupted run was begun with another {', '.join(changed)}",
-            "give what it was begun with, or --restart to begin again",
-        )
+    check_unchanged(
+        {"data": plan.data} | {key: plan.asked.get(key) for key in FIXED},
+        {"data": data} | {key: now[key] for key in FIXED},
+        "text",
+    )
 
 
 def gone_on(plan: Plan, recipe: TrainRecipe) -> Plan:

@@ -173,6 +173,8 @@ def _run(asked: Asked, name: str, corpus: Corpus, registry: Registry, sink: Sink
         known = plans.load(place.plan) if asked.resume else None
         if known is not None:
             plans.check_same(known, asked.recipe, corpus.sha256)
+        elif asked.resume:
+            sink.note(f"no interrupted run of {name} is kept: it begins anew")
         ready = make_ready(
             corpus, asked.recipe, known, place, threads, _free_bytes(), sink.progress, sink.note,
             stack,

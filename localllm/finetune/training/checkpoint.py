@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from localllm.errors import DamagedFile, DiskFull, UsageProblem
+from localllm.errors import DamagedFile, DiskFull
 from localllm.finetune.training.savefile import SavedTensors, read_tensors, write_tensors
 
 _VERSION = 2
@@ -75,13 +75,3 @@ def write_whole(
 def read_whole(path: Path) -> tuple[dict[str, Any], SavedTensors] | None:
     """What `write_whole` wrote; None where there is no file. Raises DamagedFile."""
     return read_tensors(path) if path.exists() else None
-
-
-def check_same(known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UsageProblem where a run would go on with something else than it began with."""
-    changed = sorted(key for key in {*known, *now} if known.get(key) != now.get(key))
-    if changed:
-        raise UsageProblem(
-            f"the interrupted run was begun with another {', '.join(changed)}",
-            "give what it was begun with, or --restart to begin again",
-        )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from localllm.finetune.recipe import check_unchanged
 from localllm.finetune.training import checkpoint as disk
 from localllm.finetune.training.checkpoint import Checkpoint
 from localllm.finetune.training.group import Group
@@ -63,7 +64,7 @@ class Keeper:
         state = self._group.told(found and found[0])
         if state is None:
             return None
-        disk.check_same(state.fixed, fixed)
+        check_unchanged(state.fixed, fixed, "data")
         learned, moments = (
             found[1].under(prefix) if found else () for prefix in (_LEARNED, _OPTIMIZER)
         )

@@ -54,7 +54,7 @@ def test_a_killed_run_is_gone_on_with_to_the_same_losses(
     assert "--resume" in unasked.json["error"]["hint"]
     other = learn(*PACE, "--layers", 2, "--resume")
     assert other.exit_code == 2
-    assert "another layers" in other.json["error"]["message"]
+    assert "begun with --layers 1" in other.json["error"]["message"]
     resumed = learn(*PACE, "--resume")
     assert resumed.exit_code == 0, resumed
     assert not list((registry.home / "partial").iterdir())
@@ -69,7 +69,7 @@ def test_other_text_is_another_run(learn: Learn, text: Path) -> None:
     text.write_text(text.read_text("utf-8") + "And one line more.\n", "utf-8")
     done = learn(*PACE, "--resume")
     assert done.exit_code == 2
-    assert "text in the data" in done.json["error"]["message"]
+    assert "other text" in done.json["error"]["message"]
     assert learn(*PACE, "--restart").exit_code == 0
 
 
