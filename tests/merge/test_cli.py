@@ -425,3 +425,23 @@ def test_a_dry_run_knows_the_base_by_its_content(cli: Cli, base: Path, tmp_path:
         metadata=dict(lineage_metadata(own)),
     )
     assert cli("merge", base, "--lora", lora, "--dry-run").exit_code == 0
+
+
+def test_what_is_wrong_is_laid_at_the_right_door(
+    cli: Cli, registry: Registry, base: Path, lora: Path, tmp_path: Path
+) -> None:
+    """An adapter made far too strong: not the base's weights, and no option that merge has not."""
+    whole = tiny_llama(tmp_path / "whole.gguf")
+    values = {"blk.0.attn_v.weight": random_pair(1, 256, 128)}  # beyond what a cache in F16 holds
+    strong = write_lora(tmp_path / "strong.gguf", values)
+    done = cli("merge", whole, "--lora", f"{strong}:1e9", "--type", "F32", "--json")
+    error = done.json["error"]
+    assert "with its adapters: a scale is too large" in error["message"]
+    assert "--lora ADAPTER:1" in error["hint"]
+    beyond = cli("merge", whole, "--lora", f"{strong}:1e30", "--type", "F32", "--json")
+    assert "nan" not in beyond.json["error"]["message"]
+    assert beyond.json["error"]["hint"] == "a smaller scale"
+    other = cli("merge", base, lora, "--method", "linear", "--json")
+    assert "but an adapter" in other.json["error"]["message"]
+    assert f"--lora {lora} makes" in other.json["error"]["hint"]
+    assert nothing_left(registry)

@@ -137,6 +137,14 @@ class Judge(Closing):
     def _check(self, chunk: Chunk, nll: NDArray[np.float64]) -> None:
         import numpy as np
 
+        from localllm.engine.adapter import attached
+
+        if np.isnan(nll).any() and attached(self.context):
+            raise DamagedFile(
+                f"{self.name} computes NaN at chunk {chunk.number} with its adapters: a scale is "
+                "too large, or a file is damaged",
+                "a smaller scale, --lora ADAPTER:1, then localllm verify MODEL",
+            )
         if np.isnan(nll).any():
             raise DamagedFile(
                 f"{self.name} computes NaN at chunk {chunk.number}: its weights are broken, or "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from localllm.engine.ftypes import Ftype, ftype
-from localllm.errors import GateFailed
+from localllm.errors import GateFailed, UsageProblem
 from localllm.library.merging.applying import LoraMerge, row_type_of
 from localllm.library.merging.importance import Importance
 from localllm.library.merging.lora import OUTPUT
@@ -125,6 +126,10 @@ class Chooser:
             if tried[-1].keeps:
                 keeper = tried[-1]
                 break
+        if not math.isfinite(found.trial.survival.share or 0.0):
+            raise UsageProblem(
+                "the adapters change weights by more than can be computed with", "a smaller scale"
+            )
         raise GateFailed(self._lost(found.trial), _way_out(keeper))
 
     def _lost(self, trial: TypeTrial) -> str:

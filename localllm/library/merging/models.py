@@ -221,6 +221,11 @@ def _written(
 def _form(merge: ModelsMerge) -> Form:
     formats = {model.format for model in merge.models.values()}
     for name, model in merge.models.items():
+        if model.format == "adapter":
+            raise DamagedFile(
+                f"{name} is no language model but an adapter",
+                f"localllm merge BASE --lora {name} makes a model of it",
+            )
         if model.format not in ("gguf", "safetensors"):
             raise DamagedFile(f"{name} is no language model but a {model.format} file")
     if len(formats) > 1:
