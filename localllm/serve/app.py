@@ -16,7 +16,7 @@ from localllm.serve.ollama.chat import OllamaChat
 from localllm.serve.ollama.embed import OllamaEmbed, OllamaEmbeddings
 from localllm.serve.ollama.generate import OllamaGenerate
 from localllm.serve.ollama.listing import Ps, Show, Tags
-from localllm.serve.ollama.manage import Copy, Create, Delete, Manager, Pull
+from localllm.serve.ollama.manage import Blobs, Copy, Create, Delete, Manager, Pull, Push
 from localllm.serve.ollama.schemas import (
     CopyBody,
     CreateBody,
@@ -44,6 +44,7 @@ from localllm.serve.web.exchange import Exchange
 from localllm.serve.web.guard import Guard, Rules
 
 Handler = Callable[[Request], Awaitable[Response]]
+OLLAMA_API = "0.12.11"  # Ollama's release whose API this is: the first with logprobs
 _LOST = "other"  # the endpoint of requests that no route takes, for the metrics
 
 
@@ -104,7 +105,11 @@ def endpoints(service: Service, manager: Manager, status: Status) -> tuple[Endpo
                  "Give a second name.", ollama, CopyBody),
         Endpoint("POST", "/api/create", Create(manager).answer,
                  "Make a preset of a model.", ollama, CreateBody),
-        Endpoint("GET", "/api/version", status.version, "This program's version.", ollama),
+        Endpoint("POST", "/api/blobs/{digest}", Blobs(manager).answer,
+                 "Refused: files are not taken here.", ollama),
+        Endpoint("POST", "/api/push", Push(manager).answer,
+                 "Refused: models are not published from here.", ollama),
+        Endpoint("GET", "/api/version", status.version, "Which Ollama's API this is.", ollama),
         Endpoint("GET", "/health", status.health, "200 while it takes requests.", server),
         Endpoint("GET", "/metrics", status.metrics, "Figures for Prometheus.", server),
     )  # fmt: skip
@@ -123,7 +128,9 @@ class Status:
         return JSONResponse({"status": "ok", "version": __version__})
 
     async def version(self, request: Request) -> Response:
-        return JSONResponse({"version": __version__})
+        """Clients of Ollama refuse servers that are too old for them: what counts for them is which
+        of its APIs is spoken here."""
+        return JSONResponse({"version": OLLAMA_API, "localllm": __version__})
 
     async def metrics(self, request: Request) -> Response:
         text = await self._service.work(

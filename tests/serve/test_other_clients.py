@@ -91,3 +91,12 @@ def test_a_template_in_the_models_place(server: Server) -> None:
     assert own["prompt_eval_count"] != found["prompt_eval_count"]
     without = server.post("/api/generate", body | {"template": ""}).json
     assert without["prompt_eval_count"] == own["prompt_eval_count"]
+
+
+def test_a_file_is_refused_with_what_to_do(server: Server) -> None:
+    """The official clients send a file's bytes first, however large, and show what comes back."""
+    refused = server.post("/api/blobs/sha256:" + "0" * 64, b"x" * (8 << 20))
+    assert refused.status == 400
+    assert "localllm pull" in refused.json["error"]
+    create = {"model": "x", "files": {"a.gguf": "sha256:0"}}
+    assert server.post("/api/create", create).json == refused.json

@@ -38,6 +38,16 @@ def test_the_events_tell_the_response(server: Server) -> None:
     assert whole["usage"]["output_tokens"] == len(HI) + 1
 
 
+def test_what_was_asked_is_echoed(server: Server) -> None:
+    given = {"metadata": {"a": "b"}, "safety_identifier": "s", "prompt_cache_key": "k",
+             "max_tool_calls": 3, "user": "u"}  # fmt: skip
+    found = ask(server, text={"verbosity": "low"}, service_tier="flex", **given).json
+    assert {name: found[name] for name in given} == given
+    assert found["text"] == {"format": {"type": "text"}, "verbosity": "low"}
+    assert found["service_tier"] == "default"  # the one that served it
+    assert found["background"] is False
+
+
 def test_cut_off_is_incomplete(server: Server) -> None:
     found = ask(server, max_output_tokens=2).json
     assert found["status"] == "incomplete"

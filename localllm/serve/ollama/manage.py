@@ -23,7 +23,7 @@ from localllm.errors import ExitCode, LocalLLMError, ModelNotFound
 from localllm.refs import ModelRef
 from localllm.registry import Model, Registry
 from localllm.registry.resolve import pick
-from localllm.serve.ollama.presets import modelfile_of
+from localllm.serve.ollama.presets import NO_FILES, modelfile_of
 from localllm.serve.ollama.schemas import CopyBody, CreateBody, NameBody
 from localllm.serve.ollama.words import digest_of
 from localllm.serve.resident.catalog import Served
@@ -174,6 +174,27 @@ class Create:
         )
         lines = _created(self._manager, body.model, text)
         return await _answer(lines, stream=body.stream is not False)
+
+
+class Blobs:
+    """Files of the client's own, for /api/create: refused in words that say what to do."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    async def answer(self, request: Request) -> Response:
+        self._manager.check()
+        await self._manager.service.bodies.refuse(request, RequestProblem(NO_FILES, "files"))
+
+
+class Push:
+    """Refused."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    async def answer(self, request: Request) -> Response:
+        raise RequestProblem("models are not published from here: hf upload, or ollama push")
 
 
 async def _created(manager: Manager, name: str, text: str) -> AsyncGenerator[bytes, None]:

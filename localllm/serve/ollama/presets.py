@@ -8,6 +8,11 @@ from localllm.serve.ollama.schemas import CreateBody
 from localllm.serve.resident.catalog import Catalog
 from localllm.serve.web.problems import RequestProblem
 
+NO_FILES = (
+    "files are not taken over the API: localllm pull FILE.gguf or localllm convert, on the "
+    "server's own machine"
+)
+
 
 def modelfile_of(body: CreateBody, catalog: Catalog) -> str:
     """Its text. The base is a model that is here; files of the client's are not taken, and no
@@ -16,7 +21,7 @@ def modelfile_of(body: CreateBody, catalog: Catalog) -> str:
     Raises RequestProblem, ModelNotFound, UsageProblem.
     """
     if body.files or body.adapters:
-        raise RequestProblem("files are not taken here: localllm pull, localllm convert", "files")
+        raise RequestProblem(NO_FILES, "files")
     if body.quantize:
         raise RequestProblem("models are not quantized over the API: localllm quantize", "quantize")
     if body.modelfile is not None:

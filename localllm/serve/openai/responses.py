@@ -130,6 +130,7 @@ class _Writer:
             "object": "response",
             "created_at": self._created,
             "status": status,
+            "background": False,
             "error": None,
             "incomplete_details": None,
             "instructions": body.instructions,
@@ -152,4 +153,8 @@ class _Writer:
             "usage": None,
             "user": body.user,
             "metadata": body.metadata or {},
+            "service_tier": "default",
+            "safety_identifier": body.safety_identifier,
+            "prompt_cache_key": body.prompt_cache_key,
+            "max_tool_calls": body.max_tool_calls,
         }  # fmt: skip

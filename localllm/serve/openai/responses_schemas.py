@@ -120,6 +120,7 @@ class TextFormat(Body):
 
 class TextConfig(Body):
     format: TextFormat | None = None
+    verbosity: str | None = None
 
 
 class Reasoning(Body):
@@ -154,6 +155,10 @@ class ResponsesBody(Body):
     truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, Any] | None = None
     user: str | None = None
+    # echoed, and nothing else
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    max_tool_calls: int | None = Field(None, description="Of tools that OpenAI runs; none here.")
     # refused where they are given
     background: bool | None = None
     conversation: Any | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -61,6 +61,12 @@ class Bodies:
         finally:
             self._held -= n_bytes
         return b"".join(pieces)
+
+    async def refuse(self, request: Request, error: RequestProblem) -> NoReturn:
+        """Refuse whatever the body is, unread. Raises `error`."""
+        await self._discard(request)
+        error.headers |= _CLOSE
+        raise error
 
     async def _discard(self, request: Request) -> None:
         """Take what is on its way, and drop it: who is still writing when the connection closes
