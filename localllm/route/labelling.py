@@ -93,7 +93,8 @@ def label(
             "some prompts have no `answer` to compare with", "--judge MEMBER lets a model judge"
         )
     step = _measured_step(opened)
-    known = _done(out, step)
+    by = {name: who(opened, name) for name in options.members}
+    known = _done(out, step, by)
     todo = [(m, t) for m in options.members for t in tasks if (t.prompt, m) not in known]
     n_new, failures = 0, []
     at_once = max(options.at_once, step.samples if step is not None else 1)
@@ -108,7 +109,7 @@ def label(
                 if isinstance(answer, LocalLLMError):
                     failures.append(f"{member}: {answer.message}")
                     continue
-                _write(file, task, member, answer)
+                _write(file, task, member, by[member], answer)
                 known[task.prompt, member] = answer.quality
                 n_new += 1
     wanted = {task.prompt for task in tasks}
@@ -200,9 +201,22 @@ def _in_parallel(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _done(out: Path, step: CascadeStep | None) -> dict[tuple[str, str], float]:
+def who(opened: OpenRouter, member: str) -> str:
+    """What answers under a member's name, and of a model which weights: its name, its adapters,
+    and the beginning of its digest."""
+    standing = opened.standings[member]
+    digest = standing.model.digest if standing.model is not None else None
+    remote = standing.endpoint.model if standing.endpoint is not None else None
+    more = [*standing.member.adapters, *([digest[:12]] if digest else []), remote or ""]
+    return " ".join([standing.answers, *filter(None, more)])
+
+
+def _done(
+    out: Path, step: CascadeStep | None, by: Mapping[str, str]
+) -> dict[tuple[str, str], float]:
     """(prompt, member) of every line that is whole, with its quality. The weak member's without
-    the signals that the cascade looks at are not."""
+    the signals that the cascade looks at are not. Raises UsageProblem for answers by another
+    than `by` has under the member's name: one name would stand for two models."""
     if not out.is_file():  # a device or pipe has nothing to go on with, and no end
         return {}
     found: dict[tuple[str, str], float] = {}
@@ -211,11 +225,23 @@ def _done(out: Path, step: CascadeStep | None) -> dict[tuple[str, str], float]:
         if not isinstance(outcomes, dict) or not isinstance(prompt, str):
             raise DamagedFile(f"{where} is none of `route label`'s: name another --out")
         for name, quality in outcomes.items():
+            theirs = line.get("by", by.get(name))  # files of before have none
+            if name in by and not _is_same(str(theirs), by[name]):
+                raise UsageProblem(
+                    f"{where}: {name} was {str(theirs)[:100]} then, and is {by[name]} now",
+                    "name another --out",
+                )
             if step is not None and name == step.weak and not _has_signals(line, step):
                 continue
             if isinstance(quality, int | float):
                 found[prompt, str(name)] = float(quality)
     return found
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Where one was not hashed yet there is no digest to compare."""
+    pairs = zip(one.split(), other.split(), strict=False)
+    return all(first == second for first, second in pairs)
 
 
 def _has_signals(line: Mapping[str, Any], step: CascadeStep) -> bool:
@@ -242,9 +268,10 @@ def _appending(out: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _write(file: TextIO, task: Task, member: str, answer: Judgement) -> None:
+def _write(file: TextIO, task: Task, member: str, by: str, answer: Judgement) -> None:
     line: dict[str, Any] = {
         "prompt": task.prompt, "outcomes": {member: answer.quality}, "answer": answer.text,
+        "by": by,
     }  # fmt: skip
     if answer.signals:
         line["signals"] = {name: round(value, 6) for name, value in answer.signals.items()}

@@ -73,6 +73,12 @@ def test_members_answer_and_are_compared(cli: Cli, pool: Path, tmp_path: Path) -
     assert again.data["n_new"] == 5
     assert sorted(out.read_text().splitlines()) == sorted("".join(lines).splitlines())
     assert cli(*args, "--json").data["n_new"] == 0
+    # another model under the same name: its answers are not the first one's
+    cli("route", "rm", "mine")
+    cli("route", "create", "mine", "--member", "small=noise", "--member", "big=loop")
+    other = cli(*args)
+    assert other.exit_code == 2
+    assert "small was hi" in other.err and "is noise" in other.err
 
 
 def test_what_cannot_be_judged_is_said(cli: Cli, pool: Path, tmp_path: Path) -> None:
