@@ -133,14 +133,21 @@ def words_of(recipe: Recipe) -> list[str]:
 
     What was decided by data or machine is in it, so that it means the same elsewhere.
     """
-    words = ["localllm", "finetune", *([] if recipe.base is None else [recipe.base])]
-    for field in fields(Recipe):
+    return ["localllm", "finetune", *option_words(recipe, "base")]
+
+
+def option_words(recipe: Options, first: str) -> list[str]:
+    """What of `recipe` differs from the defaults, as words; the value of `first` without its
+    option, before all others."""
+    value = getattr(recipe, first)
+    words = [] if value is None else [str(value)]
+    for field in fields(recipe):  # type: ignore[arg-type]
         value = getattr(recipe, field.name)
-        if field.name == "base" or value == field.default:
+        if field.name == first or value == field.default:
             continue
         option = f"--{field.name.replace('_', '-')}"
         if isinstance(value, tuple):
-            words += [word for one in value for word in (option, one)]
+            words += [word for one in value for word in (option, str(one))]
         else:
             words += [option] if value is True else [option, str(value)]
     return words

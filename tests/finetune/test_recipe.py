@@ -13,6 +13,7 @@ from localllm.finetune.recipe import (
     Recipe,
     held_out,
     merged,
+    option_words,
     read_recipe,
     to_toml,
     with_objective,
@@ -163,3 +164,22 @@ def test_the_command_that_is_kept_means_the_same_recipe(
     assert cli(*words_of(recipe)[1:]).exit_code == 0
     assert asked == [recipe]
     assert words_of(Recipe(base="b")) == ["localllm", "finetune", "b"]
+
+
+def test_the_command_of_a_training_from_nothing_means_the_same_recipe(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from localllm.finetune import train_cli as command
+    from localllm.finetune.scratch.recipe import TrainRecipe
+
+    recipe = TrainRecipe(
+        name="field", data=("a b/", "c.csv"), column=("text=said",), limit=9, held_out="20",
+        width=64, layers=1, heads=2, type="BF16", steps=30, batch_tokens=2048, vocab_size=512,
+        dropout=0.0, sample_prompt=("one", "two"), optimizer="adamw", keep="last",
+    )  # fmt: skip
+    asked = []
+    monkeypatch.setattr(command, "train", lambda given, *_: asked.append(given.recipe))
+    words = option_words(recipe, "name")
+    assert cli("train", *words).exit_code == 0
+    assert asked == [recipe]
+    assert option_words(TrainRecipe(), "name") == []

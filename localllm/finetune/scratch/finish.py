@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from localllm import __version__
 from localllm.errors import DamagedFile, TrainingFailed
 from localllm.finetune.course import course_of
 from localllm.finetune.outcome.result import curves
+from localllm.finetune.recipe import option_words
 from localllm.finetune.scratch import outcome
 from localllm.finetune.scratch.encode import counted
 from localllm.finetune.scratch.learning import Learning
@@ -102,9 +104,7 @@ def _register(name: str, lineage: Lineage, place: Place, registry: Registry, sin
 
 def _lineage(asked: Asked, name: str, ready: Ready) -> Lineage:
     recipe = asked.recipe
-    words = ["localllm", "train", name]
-    for source in recipe.data:
-        words += ["--data", source]
+    words = ["localllm", "train", *option_words(replace(recipe, name=name), "name")]
     parameters: dict[str, Any] = {"asked": recipe.lineage(), "decided": ready.plan.figures()}
     inputs = {"data": ready.corpus.sha256} | {
         f"data:{file.name}": file.sha256 for file in ready.corpus.dataset.files[:_NAMED]

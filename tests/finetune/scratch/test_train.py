@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from localllm.engine.options import LoadOptions
 from localllm.registry import Registry
 from tests.conftest import Done
 from tests.finetune.model.compare import llama_logits, torch_logits
-from tests.finetune.scratch.conftest import toy
+from tests.finetune.scratch.conftest import SMALL, toy
 
 Learn = Callable[..., Done]
 
@@ -60,6 +61,9 @@ def test_it_learns_and_llama_cpp_sees_it(
     assert (lineage.operation, lineage.parents) == ("train", ())
     assert lineage.inputs[f"data:{text}"] == hashlib.sha256(text.read_bytes()).hexdigest()
     assert lineage.parameters["decided"]["steps"] == 60
+    options = shlex.split(lineage.command)
+    assert options[:5] == ["localllm", "train", "toy", "--data", str(text)]
+    assert {*map(str, SMALL), "--steps", "60"} - {"auto"} <= set(options)
     assert {"torch", "tokenizers", "localllm"} <= set(lineage.versions)
     assert not list((registry.home / "partial").iterdir())
     assert "Kneser-Ney" in page.read_text("utf-8")
