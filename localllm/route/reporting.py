@@ -20,7 +20,7 @@ from localllm.route.pool.member import cost_of
 from localllm.route.teaching import held_out_probabilities
 from localllm.route.text.cues import read, script
 from localllm.route.text.languages import script_named
-from localllm.route.voting import BAD, GOOD
+from localllm.route.voting import GOOD, INBOX
 
 _BINS = 10
 MIN_DRIFT = 50  # prompts, below which a distribution says nothing
@@ -118,8 +118,7 @@ def _period(begin: float, decisions: Sequence[Decided], opened: OpenRouter) -> P
     pair = opened.spec.pair
     costs = [one.cost for one in answered if one.cost is not None]
     known = bool(costs) and len(costs) == len(answered)
-    verdicts = Counter(v.verdict for one in decisions for v in one.votes)
-    n_good, n_bad = verdicts[GOOD], verdicts[BAD]
+    n_good, n_bad = _good_and_bad(answered)
     saved: float | None = None
     if known and pair is not None:
         each = [_strong_cost(one, opened, pair[1]) for one in answered]
@@ -134,6 +133,14 @@ def _period(begin: float, decisions: Sequence[Decided], opened: OpenRouter) -> P
         sum(1 for one in decisions if one.data.get("guard", {}).get("fired")),
         len(compared), dict(preferred.most_common()),
     )  # fmt: skip
+
+
+def _good_and_bad(decisions: Sequence[Decided]) -> tuple[int, int]:
+    """A vote that names a member says that its answer would be better, or that this one's was
+    good; what a person made of a draft says nothing of the person's answer."""
+    votes = [(one.member, v) for one in decisions for v in one.votes if v.source != INBOX]
+    n_good = sum(1 for member, vote in votes if vote.verdict in (GOOD, member))
+    return n_good, len(votes) - n_good
 
 
 def _beside(compared: Sequence[Decided]) -> float:

@@ -219,6 +219,17 @@ def test_a_report_by_hand(mine: Registry) -> None:
     assert len(found.periods) == 1 and found.drift is None
 
 
+def test_votes_that_name_a_member_are_votes_in_the_report(mine: Registry) -> None:
+    decisions = Decisions(mine)
+    for verdict, source in (("big", "owner"), ("small", "owner"), ("good", "owner"),
+                            ("bad", "api"), ("small", "owner inbox")):  # fmt: skip
+        number = decisions.record("mine", 2, member="small", chosen="small", prompt="x")
+        decisions.vote(number, verdict, source)
+    total = report(mine, router(mine), since=0).total
+    # the inbox's is of a draft, and not of the answer
+    assert (total.n_good, total.n_bad, total.quality) == (2, 2, 0.5)
+
+
 def test_drift_is_seen(mine: Registry) -> None:
     decisions = Decisions(mine)
     for text in known(120).prompts:
