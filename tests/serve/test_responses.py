@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from localllm.generation import Message
-from localllm.serve.openai.responses_kept import Kept, Stored
+from localllm.serve.openai.responses_kept import Items, Kept, Stored
 from localllm.serve.openai.responses_schemas import InputItem
 from localllm.serve.web.problems import RequestProblem
 from tests.serve.conftest import HI, Server
@@ -86,7 +86,7 @@ def test_input_that_cannot_be_read(server: Server, given: Any) -> None:
 
 def stored(name: str, *messages: Message) -> Stored:
     item = {"type": "message", "id": f"msg_{name}", "role": "assistant", "content": "y"}
-    return Stored(messages, (), {"id": name, "output": [item]})
+    return Stored.of(messages, Items(), {"id": name, "output": [item]})
 
 
 def test_what_is_kept_is_bounded() -> None:
@@ -95,9 +95,12 @@ def test_what_is_kept_is_bounded() -> None:
         kept.add(stored(f"r{i}", Message("user", "x" * 10)))
     assert kept.get("r299")
     reference = [InputItem(type="item_reference", id="msg_r299")]
-    assert kept.resolved(reference)[0].content == "y"
+    assert kept.resolved(reference, 1000)[0].content == "y"
+    with pytest.raises(RequestProblem) as large:  # however small the request itself is
+        kept.resolved(reference * 1000, 1000)
+    assert large.value.status == 413
     for call in (lambda: kept.get("r0"), lambda: kept.conversation("r0"),
-                 lambda: kept.resolved([InputItem(id="msg_r0")])):  # fmt: skip
+                 lambda: kept.resolved([InputItem(id="msg_r0")], 1000)):  # fmt: skip
         with pytest.raises(RequestProblem) as gone:
             call()
         assert gone.value.status == 404
@@ -105,7 +108,7 @@ def test_what_is_kept_is_bounded() -> None:
     with pytest.raises(RequestProblem):
         kept.get("big")
     with pytest.raises(RequestProblem):  # it took all others along
-        kept.resolved(reference)
+        kept.resolved(reference, 1000)
 
 
 def test_what_was_stored_can_be_read_and_forgotten(server: Server) -> None:

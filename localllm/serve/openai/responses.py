@@ -10,14 +10,26 @@ from starlette.responses import JSONResponse, Response
 
 from localllm.errors import LocalLLMError
 from localllm.generation import Message
+from localllm.serve.answering.ask import Ask
 from localllm.serve.openai.chunks import new_id, now_s
-from localllm.serve.openai.responses_kept import Kept, Stored
+from localllm.serve.openai.responses_kept import Items, Kept, Stored
 from localllm.serve.openai.responses_output import Output
 from localllm.serve.openai.responses_schemas import ResponsesBody
 from localllm.serve.openai.responses_words import ask_of
 from localllm.serve.service import Begun, Service
+from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import Failure
 from localllm.serve.web.streams import SSE, LineStream, event
+
+
+def read(body: ResponsesBody, kept: Kept, limits: Limits) -> tuple[Ask, Items]:
+    """What is asked, and the items of the input if they are to be kept; on a worker. Raises
+    RequestProblem, also for what is not kept (any more)."""
+    earlier = body.previous_response_id
+    before = kept.conversation(earlier) if earlier is not None else ()
+    items = kept.resolved(body.input, limits.body_bytes)
+    ask = ask_of(body.model_copy(update={"input": items}), before, limits)
+    return ask, Items.of(items if body.store is not False else ())
 
 
 class Responses:
@@ -28,16 +40,12 @@ class Responses:
         self._kept = kept
 
     async def answer(self, request: Request) -> Response:
-        given = await self._service.bodies.parse(request, ResponsesBody)
-        body = given.model_copy(update={"input": self._kept.resolved(given.input)})
-        limits = self._service.limits
-        earlier = body.previous_response_id
-        before = self._kept.conversation(earlier) if earlier is not None else ()
-        ask = await self._service.work(lambda: ask_of(body, before, limits))
+        body = await self._service.bodies.parse(request, ResponsesBody)
+        ask, items = await self._service.work(lambda: read(body, self._kept, self._service.limits))
         begun = await self._service.begin(request, body.model, ask, whole=not body.stream)
         messages = ask.messages or ()
         said = messages[1:] if body.instructions else messages
-        writer = _Writer(body, begun, self._kept, said)
+        writer = _Writer(body, begun, self._kept, said, items)
         if body.stream:
             return LineStream(writer.stream(), SSE, begun.close)
         return JSONResponse(await writer.whole())
@@ -47,12 +55,18 @@ class _Writer:
     """One response."""
 
     def __init__(
-        self, body: ResponsesBody, begun: Begun, kept: Kept, said: tuple[Message, ...]
+        self,
+        body: ResponsesBody,
+        begun: Begun,
+        kept: Kept,
+        said: tuple[Message, ...],
+        items: Items,
     ) -> None:
         self._body = body
         self._begun = begun
         self._kept = kept
         self._said = said
+        self._items = items  # of the input
         self._output = Output(begun.tokenizer, body.wants_summary, body.wants_sealed)
         self._id = new_id("resp").replace("-", "_")
         self._created = now_s()
@@ -116,9 +130,7 @@ class _Writer:
         }
         if self._body.store is not False:
             messages = (*self._said, self._output.message())
-            inputs = self._body.input
-            assert not isinstance(inputs, str)  # they were made items
-            self._kept.add(Stored(messages, inputs, response))
+            self._kept.add(Stored.of(messages, self._items, response))
         return response
 
     def _response(self, status: str) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import secrets
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from localllm.generation import Message
-from localllm.serve.openai.responses_schemas import InputImage, InputItem, InputText
+from localllm.serve.openai.responses_schemas import InputItem
 from localllm.serve.web.problems import RequestProblem
 
 _KEPT = 256  # responses...
@@ -19,106 +21,150 @@ _PREFIX = {"message": "msg", "function_call": "fc", "function_call_output": "fco
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One response: the conversation so far, what was asked last, and what was answered."""
+class Items:
+    """Items as JSON, a list: as objects they would take many times the room."""
 
+    ids: tuple[str, ...] = ()
+    raw: bytes = b"[]"
+
+    @classmethod
+    def of(cls, given: Sequence[InputItem]) -> Items:
+        """Those that came without an id get one. Takes long for long ones."""
+        own = secrets.token_hex(10)
+        ids = tuple(
+            one.id or f"{_PREFIX.get(one.type, 'item')}_{own}{i:04}" for i, one in enumerate(given)
+        )
+        shown = [_shown(id_, one) for id_, one in zip(ids, given, strict=True)]
+        return cls(ids, json.dumps(shown).encode())
+
+    def all(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.raw)
+        return found
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One response: the conversation so far, what was asked last, and what was answered (JSON)."""
+
+    id: str
     messages: tuple[Message, ...]
-    inputs: Sequence[InputItem] = ()
-    response: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Items = Items()
+    response: bytes = b"{}"
+    output_ids: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, messages: tuple[Message, ...], inputs: Items, response: Mapping[str, Any]
+    ) -> Stored:
+        ids = tuple(one["id"] for one in response["output"])
+        return cls(response["id"], messages, inputs, json.dumps(response).encode(), ids)
 
     @property
-    def id(self) -> str:
-        return str(self.response["id"])
+    def ids(self) -> tuple[str, ...]:
+        """Of what a later request may refer to."""
+        return (*self.inputs.ids, *self.output_ids)
 
-    def input_items(self) -> list[dict[str, Any]]:
-        """As they are listed, in order."""
-        return [_shown(id_, one) for id_, one in self._named()]
-
-    def items(self) -> Iterator[tuple[str, InputItem | Mapping[str, Any]]]:
-        """What a later request may refer to, each with its id."""
-        yield from self._named()
-        for one in self.response.get("output", ()):
-            yield one["id"], one
-
-    def _named(self) -> Iterator[tuple[str, InputItem]]:
-        """Those that came without an id have one by their place."""
-        own = self.id.removeprefix("resp_")
-        for i, one in enumerate(self.inputs):
-            yield one.id or f"{_PREFIX.get(one.type, 'item')}_{own}{i:04}", one
+    def items(self) -> dict[str, dict[str, Any]]:
+        """What a later request may refer to, by id. Parses all of it."""
+        return {
+            one["id"]: one for one in (*self.inputs.all(), *json.loads(self.response)["output"])
+        }
 
     @property
     def n_chars(self) -> int:
-        return sum(map(_size, self.messages)) + sum(map(_item_size, self.inputs)) + len(
-            json.dumps(self.response)
-        )  # fmt: skip
+        return sum(map(_size, self.messages)) + len(self.inputs.raw) + len(self.response)
 
 
 class Kept:
-    """What later requests may go on from, retrieve, or refer to."""
+    """What later requests may go on from, retrieve, or refer to. Safe from any thread."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[str, tuple[Stored, int]] = OrderedDict()
-        self._items: dict[str, tuple[str, InputItem | Mapping[str, Any]]] = {}  # and whose
+        self._lock = threading.Lock()
+        self._found: OrderedDict[str, Stored] = OrderedDict()
+        self._whose: dict[str, str] = {}  # the response that an item belongs to
         self._n_chars = 0
 
     def get(self, response_id: str) -> Stored:
         """Raises RequestProblem for one that is not (or no longer) here."""
-        if response_id not in self._found:
-            raise _gone(response_id, "response_id", None)
-        self._found.move_to_end(response_id)
-        return self._found[response_id][0]
+        return self._of(response_id, "response_id", None)
 
     def conversation(self, response_id: str) -> tuple[Message, ...]:
         """Of `previous_response_id`. Raises RequestProblem."""
-        if response_id not in self._found:
-            raise _gone(response_id, "previous_response_id", "previous_response_not_found")
-        return self.get(response_id).messages
+        code = "previous_response_not_found"
+        return self._of(response_id, "previous_response_id", code).messages
+
+    def _of(self, response_id: str, param: str, code: str | None) -> Stored:
+        with self._lock:
+            found = self._found.get(response_id)
+            if found is None:
+                raise RequestProblem(
+                    f"there is no response {response_id!r} here; the last {_KEPT} are kept in "
+                    "memory", param, status=404, code=code,
+                )  # fmt: skip
+            self._found.move_to_end(response_id)
+            return found
 
     def add(self, stored: Stored) -> None:
-        n_chars = stored.n_chars
-        self._found[stored.id] = stored, n_chars
-        self._items |= {id_: (stored.id, one) for id_, one in stored.items()}
-        self._n_chars += n_chars
-        while len(self._found) > _KEPT or self._n_chars > _KEPT_CHARS:
-            self._drop(next(iter(self._found)))
+        with self._lock:
+            self._found[stored.id] = stored
+            self._whose |= dict.fromkeys(stored.ids, stored.id)
+            self._n_chars += stored.n_chars
+            while len(self._found) > _KEPT or self._n_chars > _KEPT_CHARS:
+                self._drop(next(iter(self._found)))
 
     def remove(self, response_id: str) -> None:
         """Raises RequestProblem for one that is not here."""
         self.get(response_id)
-        self._drop(response_id)
+        with self._lock:
+            if response_id in self._found:
+                self._drop(response_id)
 
     def _drop(self, response_id: str) -> None:
-        stored, n_chars = self._found.pop(response_id)
-        self._n_chars -= n_chars
-        for id_, _ in stored.items():
-            if self._items.get(id_, ("", None))[0] == response_id:
-                del self._items[id_]
+        stored = self._found.pop(response_id)
+        self._n_chars -= stored.n_chars
+        for id_ in stored.ids:
+            if self._whose.get(id_) == response_id:
+                del self._whose[id_]
 
-    def resolved(self, given: str | Sequence[InputItem]) -> list[InputItem]:
+    def resolved(self, given: str | Sequence[InputItem], most_chars: int) -> list[InputItem]:
         """The input as items, those it refers to in place of the references. Raises
-        RequestProblem for one that is not here."""
+        RequestProblem for one that is not here, and for more than a request could have sent."""
         if isinstance(given, str):
             return [InputItem(role="user", content=given)]
-        return [self._item(one, f"input[{i}]") for i, one in enumerate(given)]
+        parsed: dict[str, dict[str, dict[str, Any]]] = {}  # each response once
+        known: dict[str, tuple[InputItem, int]] = {}
+        items, n_chars = [], 0
+        for i, one in enumerate(given):
+            if not one.is_reference:
+                items.append(one)
+                continue
+            name = one.id or ""
+            if name not in known:
+                stored = self._with(name, f"input[{i}]")
+                if stored.id not in parsed:
+                    parsed[stored.id] = stored.items()
+                found = parsed[stored.id][name]
+                known[name] = InputItem.model_validate(found), len(json.dumps(found))
+            item, size = known[name]
+            n_chars += size
+            if n_chars > most_chars:
+                raise RequestProblem(
+                    f"the items that are referred to are longer than {most_chars} characters "
+                    "together", "input", status=413,
+                )  # fmt: skip
+            items.append(item)
+        return items
 
-    def _item(self, given: InputItem, where: str) -> InputItem:
-        if not given.is_reference:
-            return given
-        _, found = self._items.get(given.id or "", ("", None))
-        if found is None:
+    def _with(self, item_id: str, where: str) -> Stored:
+        with self._lock:
+            stored = self._found.get(self._whose.get(item_id, ""))
+        if stored is None:
             raise RequestProblem(
-                f"{where}: there is no item {given.id!r} here; those of the last {_KEPT} "
-                "responses are kept, unless store is false: send the item itself",
+                f"{where}: there is no item {item_id!r} here; those of the last {_KEPT} responses "
+                "are kept, unless store is false: send the item itself",
                 where, status=404,
             )  # fmt: skip
-        return found if isinstance(found, InputItem) else InputItem.model_validate(found)
-
-
-def _gone(response_id: str, param: str, code: str | None) -> RequestProblem:
-    return RequestProblem(
-        f"there is no response {response_id!r} here; the last {_KEPT} are kept in memory",
-        param, status=404, code=code,
-    )  # fmt: skip
+        return stored
 
 
 def _shown(id_: str, item: InputItem) -> dict[str, Any]:
@@ -137,19 +183,3 @@ def _size(message: Message) -> int:
         + sum(map(len, extra.get("images", ())))
         + sum(len(call["function"]["arguments"]) for call in extra.get("tool_calls", ()))
     )
-
-
-def _item_size(item: InputItem) -> int:
-    n_chars = len(item.arguments or "") + len(item.encrypted_content or "")
-    for given in (item.content, item.output):
-        if isinstance(given, str):
-            n_chars += len(given)
-            continue
-        for part in given or ():
-            if isinstance(part, InputText):
-                n_chars += len(part.text)
-            elif isinstance(part, InputImage):
-                n_chars += len(part.image_url or "")
-            else:
-                n_chars += len(str(part))
-    return n_chars

@@ -5,9 +5,9 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from localllm.serve.openai.responses import read
 from localllm.serve.openai.responses_kept import Kept
 from localllm.serve.openai.responses_schemas import ResponsesBody
-from localllm.serve.openai.responses_words import ask_of
 from localllm.serve.service import Service
 from localllm.serve.web.problems import RequestProblem
 
@@ -23,7 +23,8 @@ class Retrieve:
     async def answer(self, request: Request) -> Response:
         if request.query_params.get("stream") == "true":
             raise RequestProblem("a response is streamed while it is made, not after", "stream")
-        return JSONResponse(dict(self._kept.get(request.path_params["id"]).response))
+        stored = self._kept.get(request.path_params["id"])
+        return Response(stored.response, media_type="application/json")
 
 
 class Forget:
@@ -46,7 +47,7 @@ class InputItems:
 
     async def answer(self, request: Request) -> Response:
         query = request.query_params
-        items = self._kept.get(request.path_params["id"]).input_items()
+        items = self._kept.get(request.path_params["id"]).inputs.all()
         order, limit = query.get("order", "desc"), query.get("limit", "20")
         if order not in ("asc", "desc"):
             raise RequestProblem("order: asc or desc", "order")
@@ -79,11 +80,7 @@ class InputTokens:
         self._service, self._kept = service, kept
 
     async def answer(self, request: Request) -> Response:
-        given = await self._service.bodies.parse(request, ResponsesBody)
-        body = given.model_copy(update={"input": self._kept.resolved(given.input)})
-        limits = self._service.limits
-        earlier = body.previous_response_id
-        before = self._kept.conversation(earlier) if earlier is not None else ()
-        ask = await self._service.work(lambda: ask_of(body, before, limits))
+        body = await self._service.bodies.parse(request, ResponsesBody)
+        ask, _ = await self._service.work(lambda: read(body, self._kept, self._service.limits))
         n_tokens = await self._service.count(request, body.model, ask)
         return JSONResponse({"object": "response.input_tokens", "input_tokens": n_tokens})
