@@ -16,7 +16,7 @@ from localllm.chat.opening import Wanted, hold
 from localllm.chat.piped import Piped
 from localllm.chat.session import LoadWishes
 from localllm.chat.settings import ChatSettings
-from localllm.errors import UsageProblem
+from localllm.errors import NotFound, UsageProblem
 from localllm.library import find_gguf
 from localllm.library.answering import complete_answerer, find_answerer
 from localllm.library.arguments import complete_model
@@ -252,7 +252,15 @@ def _model_of_chat(resume: bool, chat_id: int | None, registry: Registry) -> str
     if not resume and chat_id is None:
         raise UsageProblem("name a model", "localllm list")
     chats = Chats.of(registry)
-    return (chats.latest() if chat_id is None else chats.find(chat_id)).model
+    found = chats.latest() if chat_id is None else chats.find(chat_id)
+    try:
+        find_answerer(found.model, registry)
+    except NotFound as problem:
+        raise type(problem)(
+            f"conversation {found.id} was held with {found.model}: {problem.message}",
+            f"go on with another: localllm chat MODEL --chat {found.id}",
+        ) from None
+    return found.model
 
 
 def _piped(prompt: str | None, stdin: bool | None, sink: Sink) -> Piped | None:

@@ -288,3 +288,17 @@ def test_old_turns_go_and_are_told(cli: Cli, registry: Registry, tmp_path: Path)
     first = cli("chat", "endless", "x " * 300, "--ctx", 256, "--overflow", "shift", "--json")
     assert first.exit_code == 2
     assert "the context holds 256" in first.json["error"]["message"]
+
+
+def test_a_conversation_outlives_its_model(
+    cli: Cli, registry: Registry, tmp_path: Path, tiny_model: Model
+) -> None:
+    endless(registry, tmp_path)
+    kept = cli("chat", "endless", "hello", "-n", 3, "--save", "--json").data["chat_id"]
+    cli("rm", "endless")
+    gone = cli("chat", "--chat", kept)
+    assert gone.exit_code == 3
+    assert "was held with org/endless" in gone.err
+    assert f"localllm chat MODEL --chat {kept}" in gone.err
+    other = cli("chat", "tiny", "more", "--chat", kept, "-n", 3, "--json")
+    assert (other.exit_code, other.data["chat_id"]) == (0, kept)
