@@ -147,6 +147,20 @@ def test_an_array_is_read_in_pieces_of_any_size(
     assert bad(data) == [(1 + 4 * 2 + 1, "a key twice")]  # four lines a row
 
 
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_rows_of_an_array_in_one_line_are_counted(
+    block: int, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `json.dump` writes it: that every row lies in line 1 says nothing."""
+    monkeypatch.setattr(jsonfile, "_BLOCK", block)
+    data = opened(write("a.json", json.dumps([*ROWS, 3, ROWS[0]])))
+    places = [(one.at.number, one.at.unit) for one in data.records()]
+    assert places == [(n, "row") for n in range(1, len(ROWS) + 3)]
+    assert bad(data) == [(len(ROWS) + 1, "no object")]
+    alone = opened(write("b.json", json.dumps(ROWS[:1])))
+    assert [one.at.unit for one in alone.records()] == ["line"]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,24 +105,29 @@ def _is_turns(rows: list[Any]) -> bool:
 
 
 def _array(path: Path, name: str) -> Iterator[RawRow | BadRow]:
-    """Rows with the lines that they begin in. Memory holds one row and a block."""
+    """Rows with the lines that they begin in; with their numbers where several begin in one line,
+    as programs write arrays. Memory holds one row and a block."""
     with opened(path) as file:
         window = _Window(file, path)
         window.take("[")
         if window.peek() == "]":
             return
         scanner = decoder()
+        number, shared = 0, False
         while True:
-            at = RowAt(name, window.line)
-            yield _next(window, scanner, at)
-            if (mark := window.peek()) == ",":
+            number += 1
+            row = _next(window, scanner, RowAt(name, window.line))
+            mark = window.peek()
+            if mark == ",":
                 window.take(",")
                 if window.peek() == "]":
                     raise window.broken("a comma before the end of the array")
-                continue
+                shared = shared or window.line == row.at.number
+            elif mark != "]":
+                raise window.broken("neither a comma nor the end of the array")
+            yield replace(row, at=RowAt(name, number, "row")) if shared else row
             if mark == "]":
                 return
-            raise window.broken("neither a comma nor the end of the array")
 
 
 def _next(window: _Window, scanner: json.JSONDecoder, at: RowAt) -> RawRow | BadRow:
