@@ -30,15 +30,27 @@ def check_plan(source: Source, request: Request, plan: Plan) -> None:
             "take the F16 or BF16 of this model, or say --allow-requantize",
         )
     if plan.needs_imatrix and request.importance is None:
-        raise UsageProblem(
-            f"{plan.type} needs an importance matrix for this model",
-            "--imatrix auto (or FILE), or take Q3_K_S, which needs none",
-        )
+        raise _without_importance(request, plan)
     _check_rows(plan)
     _check_weighted(request, plan)
     _check_embeddings(request, plan)
     if request.planned is not None:
         _check_planned(request.planned, plan)
+
+
+def _without_importance(request: Request, plan: Plan) -> UsageProblem:
+    """A tensor's own type may be the cause, where the preset needs none."""
+    if request.recipe.tensor_types and not needs_imatrix(ftype(plan.type).base, plan.type):
+        for t in plan.tensors:
+            if needs_imatrix(t.to_type, plan.type):
+                return UsageProblem(
+                    f"{t.name} cannot be {t.to_type} without an importance matrix",
+                    "--imatrix auto (or FILE), or give it q3_k, which needs none",
+                )
+    return UsageProblem(
+        f"{plan.type} needs an importance matrix for this model",
+        "--imatrix auto (or FILE), or take Q3_K_S, which needs none",
+    )
 
 
 def _check_rows(plan: Plan) -> None:

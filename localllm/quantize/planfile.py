@@ -13,23 +13,20 @@ import json
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from localllm.engine.ftypes import ftype
 from localllm.errors import DamagedFile, FileGone, UsageProblem
 from localllm.quantize.recipe import Recipe, mixes, type_name
 
-if TYPE_CHECKING:
-    from localllm.engine.quantize.quantize import TensorPlan
-
 FORMAT, VERSION = "localllm.quantize.plan", 1
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
-def save_plan(path: Path, recipe: Recipe, tensors: Iterable[TensorPlan]) -> None:
-    """Write what `tensors` become as a plan: JSON, or TOML where `path` ends in .toml.
+def save_plan(path: Path, recipe: Recipe, types: Mapping[str, str]) -> None:
+    """Write the type that each tensor gets as a plan: JSON, or TOML where `path` ends in .toml.
 
     An existing file is replaced at once, never half-written.
     """
@@ -39,7 +36,7 @@ def save_plan(path: Path, recipe: Recipe, tensors: Iterable[TensorPlan]) -> None
         "type": recipe.type,
         "prune_layers": list(recipe.prune_layers),
         "metadata": dict(recipe.metadata),
-        "tensors": {t.name: t.to_type.lower() for t in tensors if len(t.shape) > 1},
+        "tensors": dict(types),
     }
     text = _toml(document) if path.suffix.lower() == ".toml" else json.dumps(document, indent=1)
     beside = path.with_name(f"{path.name}.new")
@@ -62,16 +59,40 @@ def load_plan(path: Path) -> tuple[Recipe, dict[str, str]]:
     if document.get("version") != VERSION:
         raise DamagedFile(f"{path.name}: plans of version {document.get('version')} are unknown")
     try:
-        tensors = {str(name): type_name(kind) for name, kind in document["tensors"].items()}
+        tensors = _tensors(document)
+        preset = _text(document, "type")
         recipe = Recipe(
-            type=document["type"],
-            **_types(document["type"], tensors),
-            prune_layers=tuple(int(n) for n in document.get("prune_layers", ())),
+            type=preset,
+            **_types(preset, tensors),
+            prune_layers=_layers(document.get("prune_layers", [])),
             metadata=_metadata(document.get("metadata", {})),
         )
-        return recipe.checked(), tensors
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DamagedFile(f"{path.name} is damaged: {error!r}") from None
+    except ValueError as error:
+        raise DamagedFile(f"{path.name}: {error}") from None
+    return recipe.checked(), tensors
+
+
+def _text(document: Mapping[str, Any], key: str) -> str:
+    value = document.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f'it wants a line {key} = "Q4_K_M" or the like')
+    return value
+
+
+def _tensors(document: Mapping[str, Any]) -> dict[str, str]:
+    values = document.get("tensors")
+    if not isinstance(values, dict):
+        raise ValueError("it has no tensors, each with its type")
+    for name, kind in values.items():
+        if not isinstance(kind, str):
+            raise ValueError(f'the type of {name} is {kind!r}, where a name is wanted, like "q4_k"')
+    return {name: type_name(kind) for name, kind in values.items()}
+
+
+def _layers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(n) is int and n >= 0 for n in values):
+        raise ValueError("prune_layers are numbers of layers, like [20, 21]")
+    return tuple(values)
 
 
 def _types(preset: str, tensors: Mapping[str, str]) -> dict[str, Any]:
@@ -87,22 +108,33 @@ def _types(preset: str, tensors: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    if not all(isinstance(v, int | float | str) for v in values.values()):
-        raise ValueError("metadata is text, a number or true/false")
+    if not isinstance(values, dict) or not all(
+        isinstance(v, int | float | str) for v in values.values()
+    ):
+        raise ValueError("metadata is text, a number or true/false, each under its key")
     return dict(values)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark there
         found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except FileNotFoundError:
         raise FileGone(f"there is no file {path}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path.name} cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DamagedFile(f"{path.name} cannot be read: {why}", _other_form(path)) from None
     if not isinstance(found, dict):
         raise DamagedFile(f"{path.name} is no quantization plan", "localllm quantize --save-plan")
     return found
+
+
+def _other_form(path: Path) -> str | None:
+    """A hint where a plan may have got the other form's name."""
+    if path.is_dir():
+        return None
+    form = "TOML" if path.suffix.lower() == ".toml" else "JSON"
+    return f"it is read as {form} for its name: TOML's ends in .toml, JSON's in anything else"
 
 
 def patterns_of(tensors: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

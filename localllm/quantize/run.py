@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from localllm.library.derive import require_plain
+from localllm.library.describe import header_of
 from localllm.library.find import find_model, no_model
 from localllm.library.imatrix import find_imatrix, make_imatrix
 from localllm.quantize.convert_first import converted_source
@@ -90,7 +91,18 @@ def save_planned(path: Path, source: Source, request: Request) -> None:
     from localllm.engine.quantize.quantize import Quantizer
 
     with Quantizer() as quantizer:
-        write_plan(path, request.recipe, make_plan(source, request, quantizer).tensors)
+        tensors = make_plan(source, request, quantizer).tensors
+    types = {t.name: t.to_type.lower() for t in tensors if len(t.shape) > 1}
+    write_plan(path, request.recipe, types)
+
+
+def save_made(path: Path, model: Model, request: Request) -> None:
+    """The same of a model that `request` made, from its file."""
+    assert model.lineage is not None
+    recipe = replace(request.recipe, type=model.lineage.parameters["type"])
+    tensors = header_of(model).tensors
+    types = {name: t.type.name.lower() for name, t in tensors.items() if len(t.shape) > 1}
+    write_plan(path, recipe, types)
 
 
 def importance_of(

@@ -74,9 +74,41 @@ def test_plans_that_cannot_be(cli: Cli, tiny_gguf: Path, tmp_path: Path) -> None
     assert "q99" in refused(cli, tiny_gguf, plan, {**start, "type": "Q4_0", "tensors": bad})
     for document in ("{", "[]", {}, {**start, "version": 2}, start, {**start, "type": 3}):
         refused(cli, tiny_gguf, plan, document)
+    whole = {**start, "type": "Q4_0", "tensors": {}}
+    for document, why in (
+        (start | {"tensors": {}}, 'it wants a line type = "Q4_K_M"'),
+        (start | {"type": "Q4_0"}, "it has no tensors"),
+        (whole | {"tensors": {"token_embd.weight": 6}}, "the type of token_embd.weight is 6"),
+        (whole | {"prune_layers": ["0"]}, "prune_layers are numbers of layers"),
+        (whole | {"prune_layers": 3}, "prune_layers are numbers of layers"),
+        (whole | {"metadata": [1]}, "metadata is text"),
+        ('type = "Q4_0"', "it is read as JSON for its name"),
+    ):
+        told = refused(cli, tiny_gguf, plan, document)
+        assert why in told, told
+        assert "Error(" not in told
     assert cli("quantize", tiny_gguf, "--plan", tmp_path / "none.json").exit_code == 3
     for extra in (["Q4_0"], ["--pure"], ["--prune-layers", "0"], ["--tensor-type", "a=q8_0"]):
         assert cli("quantize", tiny_gguf, *extra, "--plan", plan).exit_code == 2
+
+
+def test_a_type_that_needs_importance_is_laid_at_the_tensor(
+    cli: Cli, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """Not at the preset of all others, which needs none."""
+    document = {"format": "localllm.quantize.plan", "version": 1, "type": "Q6_K",
+                "tensors": {"blk.0.attn_q.weight": "iq1_s"}}  # fmt: skip
+    said = refused(cli, tiny_gguf, tmp_path / "p.json", document)
+    assert "blk.0.attn_q.weight cannot be iq1_s without an importance matrix" in said
+    assert "Q6_K needs" not in said
+
+
+def test_a_byte_order_mark_is_no_part_of_a_plan(cli: Cli, tiny_gguf: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "p.toml"
+    assert cli("quantize", tiny_gguf, "Q8_0", "--dry-run", "--save-plan", plan).exit_code == 0
+    plan.write_bytes(b"\xef\xbb\xbf" + plan.read_bytes())
+    done = cli("quantize", tiny_gguf, "--plan", plan, "--dry-run")
+    assert done.exit_code == 0, done
 
 
 def test_a_shape_that_forces_another_type_is_said(cli: Cli, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class SizeAsked:
     """One of `size_bytes` (of the files), `bpw` (bits a weight of the tensors) and `fit` (this
     machine's memory, with a context of `n_ctx`). `minutes` bound the search; `quick` chooses by
     errors alone, without running the model. `texts` are what is searched with (default: a part
-    of the built-in evaluation text)."""
+    of the built-in calibration text)."""
 
     size_bytes: int | None = None
     bpw: float | None = None

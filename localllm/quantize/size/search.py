@@ -18,7 +18,7 @@ from localllm.quantize.plan import Request
 from localllm.quantize.quantize import searched_before
 from localllm.quantize.requests import Given, base_recipe, importance_for, request_of
 from localllm.quantize.result import Quantized, reused
-from localllm.quantize.run import kept_or_made, save_planned, source_for, warn_of
+from localllm.quantize.run import kept_or_made, save_made, save_planned, source_for, warn_of
 from localllm.quantize.search.choices import bits_for
 from localllm.quantize.search.found import Found
 from localllm.quantize.search.groups import grouped
@@ -101,10 +101,13 @@ def best_for_size(
             plain, given, asked, source, texts.search, registry, sink, dry_run=dry_run
         )
         known = None
-        if not (again or dry_run or asked.fit or save_plan):
+        if not (again or dry_run or asked.fit):
             known = searched_before(source, plain, registry, sink.progress)
         if known is not None:
             sink.note(f"{known.name} was made by the same search; --again searches anew")
+            if save_plan is not None:
+                save_made(save_plan, known, plain)
+                sink.note(f"wrote {save_plan}")
             best = _known(known, source, plain, asked, begun)
             return _measured(best, source, measuring, registry, sink)
         prepared = prepare(source, plain, sink, asked)

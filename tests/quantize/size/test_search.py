@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_the_same_search_is_made_once(
 ) -> None:
     """Whatever else was asked for meanwhile, and never for another size, text or pin."""
     size = ("--size", "1100000", *SHORT)
-    first = searched(*size, "--json")
+    first = searched(*size, "--save-plan", tmp_path / "first.toml", "--json")
     path, taken = made_file(first), first.data["taken"]
     other = searched("--size", "1200000", *SHORT, "--json")
     pinned = searched(*size, "--tensor-type", "attn_v=q8_0", "--json")
@@ -144,6 +145,12 @@ def test_the_same_search_is_made_once(
         assert again.data["search"] is None and again.data["result"]["reused"]
         assert made_file(again) == path
         assert again.data["result"]["file_bytes"] == path.stat().st_size
+        # the plan of it too, without another search
+        more = searched(*size, "--save-plan", tmp_path / "again.toml", "--json")
+        assert more.data["search"] is None, more
+        saved = [tomllib.loads((tmp_path / f"{n}.toml").read_text()) for n in ("first", "again")]
+        assert saved[0] == saved[1]
+        assert saved[0]["tensors"].items() <= types_in(path).items()
 
 
 def test_measured_beside_its_source_and_siblings(
