@@ -17,7 +17,7 @@ from localllm.chat.settings import ChatSettings
 from localllm.closing import Closing
 from localllm.errors import UsageProblem
 from localllm.generation import Sampling
-from localllm.library.answering import Far, FarGenerator, FarStream
+from localllm.library.answering import Far, FarGenerator, FarStream, Judgeable
 from localllm.toolcalls import TextPart, Tool
 
 if TYPE_CHECKING:
@@ -111,6 +111,14 @@ def speak(session: FarSession, conversation: Conversation, ask: FarAsk, view: An
     """Let it answer, and show that as it comes. Ctrl-C ends the answer with finish reason
     `cancelled`. Raises what asking raises."""
     return spoken_of(session.generator.ask(ask.wanted(conversation)), view)
+
+
+def failures(session: FarSession) -> list[str]:
+    """Of the last answer: which members of a router could not give it, and why."""
+    generator = session.generator
+    about = generator.about if isinstance(generator, Judgeable) else None
+    found = about["failures"] if about is not None else ()
+    return [f"{one['member']} could not answer: {one['message']}" for one in found]
 
 
 def spoken_of(stream: FarStream, view: AnswerView) -> Spoken:

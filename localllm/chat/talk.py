@@ -92,7 +92,15 @@ class Talk:
     def _far_round(self) -> Spoken:
         assert isinstance(self.session, far.FarSession)
         ask = far.FarAsk(self.settings, self.forced, self.schema, self.offered)
-        return far.speak(self.session, self.conversation, ask, self.view)
+        before = far.failures(self.session)
+        try:
+            return far.speak(self.session, self.conversation, ask, self.view)
+        except LocalLLMError:
+            # of a router whose members all failed, the error is the last one's
+            if (failures := far.failures(self.session)) != before:
+                for text in failures[:-1]:
+                    self.tell(text)
+            raise
 
     def _one_round(self, speaker: Speaker, room: Room) -> Spoken:
         assert isinstance(self.session, Session)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
-from localllm.errors import ExitCode, Interrupted
+from localllm.errors import ExitCode, Interrupted, LocalLLMError
 from localllm.generation import Message, Sampling
 from localllm.registry import Registry
 from localllm.route.answering.client import open_generator
 from localllm.route.answering.routed_stream import RoutedStream
-from localllm.route.answering.routing import Routing
+from localllm.route.answering.routing import Failed, Routing
 from localllm.route.cli import Name
 from localllm.route.decide_cli import Number, PromptText, Threshold, read_prompt
 from localllm.route.deciding.guarding import told
@@ -66,7 +67,11 @@ def ask_command(
                    given=frozenset(given))
         )  # fmt: skip
         view = answer_view(sink, thinking="show" if sink.is_terminal else "hide", markdown=True)
-        said = _shown(stream, view)
+        try:
+            said = _shown(stream, view)
+        except LocalLLMError:
+            _warn_of(stream.routing.failures[:-1], sink)  # the last one's is the error
+            raise
     _say(stream.routing, sink)
     account = stream.accounting
     reason = "cancelled" if account is None else account.finish_reason
@@ -107,10 +112,14 @@ def _shown(stream: RoutedStream, view: AnswerView) -> str:
     return "".join(said)
 
 
+def _warn_of(failures: Sequence[Failed], sink: Sink) -> None:
+    for failure in failures:
+        sink.warn(f"{failure.member} could not answer: {failure.message}")
+
+
 def _say(routing: Routing, sink: Sink) -> None:
     """Who and why, on stderr."""
-    for failure in routing.failures:
-        sink.warn(f"{failure.member} could not answer: {failure.message}")
+    _warn_of(routing.failures, sink)
     if routing.says is not None:
         sink.warn(f"{routing.member} says that it is {routing.says}, which was not asked for")
     if routing.doubt is not None:

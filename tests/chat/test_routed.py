@@ -10,10 +10,11 @@ import pytest
 
 from localllm.registry import Registry
 from localllm.registry.decisions import Decisions
+from localllm.registry.endpoints import Endpoints
 from localllm.route.making import create
 from localllm.route.pool.member import Member
-from localllm.route.pool.spec import RouterSpec
-from localllm.route.pool.steps import LengthStep
+from localllm.route.pool.spec import Fallback, RouterSpec
+from localllm.route.pool.steps import AlwaysStep, LengthStep
 from tests.chat.test_repl import ask, chat
 from tests.conftest import Done
 from tests.route.answering import HI, models
@@ -64,3 +65,17 @@ def test_one_question(cli: Callable[..., Done], mine: Registry) -> None:
     plain = cli("chat", "hi", "hello", "--raw", "-n", "2")
     assert plain.exit_code == 0
     assert cli("chat", "hi", "hello", "--json", "-n", "2").data["routing"] is None
+
+
+def test_where_nobody_could_answer_each_member_is_told(
+    cli: Callable[..., Done], mine: Registry
+) -> None:
+    for name in ("down", "off"):  # nobody listens on port 9
+        Endpoints.of(mine).add(name, {"url": "http://127.0.0.1:9/v1", "model": name})
+    two = (Member("one", "endpoint", "down"), Member("two", "endpoint", "off"))
+    create(mine, "far", RouterSpec(two, (AlwaysStep("one"),), Fallback(("one", "two"))))
+    for command in (("chat", "router:far", "hello"), ("route", "ask", "far", "hello")):
+        failed = cli(*command)
+        assert failed.exit_code == 6, failed
+        assert "one could not answer: down (127.0.0.1:9)" in failed.err
+        assert "error: off (127.0.0.1:9)" in failed.err

@@ -111,7 +111,7 @@ def shown(name: str, arguments: Mapping[str, Any]) -> str:
     """A call as people read it: every argument whole, since it is what they allow, and nothing in
     it that steers a terminal, which could show another call."""
     inside = ", ".join(
-        f"{key if key.isidentifier() and key.isascii() else json.dumps(key)}={json.dumps(value)}"
+        f"{key if key.isidentifier() else json.dumps(key)}={json.dumps(value)}"
         for key, value in arguments.items()
     )
     return f"{name}({inside})"
