@@ -126,3 +126,48 @@ def test_responses_call_too(server: Server) -> None:
     ]
     follow = body | {"input": again, "tool_choice": "none", "max_output_tokens": 3}
     assert server.post("/v1/responses", follow).status == 200
+
+
+def test_responses_offered_what_agents_offer_unasked(server: Server) -> None:
+    """As Codex asks: functions of a namespace, and a search that runs on OpenAI's machines."""
+    schema = {
+        "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False
+    }  # fmt: skip
+    star = {"type": "function", "name": "star", "parameters": schema}
+    inside = {"type": "namespace", "name": "sky", "tools": [star]}
+    search = {"type": "web_search", "external_web_access": False}
+    body = {"model": "tools", "input": "weather?", "max_output_tokens": 300, "store": False,
+            "tools": [search, {"type": "function", "name": "clock"}, inside],
+            "tool_choice": {"type": "function", "name": "star"}}  # fmt: skip
+    found = server.post("/v1/responses", body).json
+    (item,) = found["output"]
+    assert (item["namespace"], item["name"]) == ("sky", "star")
+    assert json.loads(item["arguments"])["n"] in (1, 2)
+    assert [one["type"] for one in found["tools"]] == ["function", "namespace"]
+    assert [one["name"] for one in found["tools"][1]["tools"]] == ["star"]
+    events = server.post("/v1/responses", body | {"stream": True}).events
+    told = [one["item"] for one in events if one["type"].startswith("response.output_item.")]
+    assert [one["namespace"] for one in told] == ["sky", "sky"]
+    again = [
+        {"role": "user", "content": "weather?"},
+        item,
+        {"type": "function_call_output", "call_id": item["call_id"], "output": "sunny"},
+    ]
+    follow = body | {"input": again, "tool_choice": "none", "max_output_tokens": 3}
+    assert server.post("/v1/responses", follow).status == 200
+    only = server.post("/v1/responses", body | {"tools": [search], "tool_choice": "required"})
+    assert only.status == 400
+    assert only.json["error"]["param"] == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [[{"type": "file_search", "vector_store_ids": ["vs_1"]}], [{"type": "functoin", "name": "a"}],
+     [{"type": "namespace", "name": "n", "tools": [{"type": "mcp"}]}],
+     [{"type": "function", "name": "a"},
+      {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "a"}]}]],
+)  # fmt: skip
+def test_bad_tools_of_responses(server: Server, tools: list[Any]) -> None:
+    done = server.post("/v1/responses", {"model": "tools", "input": "hi", "tools": tools})
+    assert done.status == 400
+    assert done.json["error"]["param"] == "tools"

@@ -15,6 +15,7 @@ from localllm.serve.openai.chunks import new_id, now_s
 from localllm.serve.openai.responses_kept import Items, Kept, Stored
 from localllm.serve.openai.responses_output import Output
 from localllm.serve.openai.responses_schemas import ResponsesBody
+from localllm.serve.openai.responses_tools import namespaces_of, shown, tools_here
 from localllm.serve.openai.responses_words import ask_of
 from localllm.serve.service import Begun, Service
 from localllm.serve.web.limits import Limits
@@ -67,7 +68,9 @@ class _Writer:
         self._kept = kept
         self._said = said
         self._items = items  # of the input
-        self._output = Output(begun.tokenizer, body.wants_summary, body.wants_sealed)
+        self._output = Output(
+            begun.tokenizer, body.wants_summary, body.wants_sealed, namespaces_of(body.tools)
+        )
         self._id = new_id("resp").replace("-", "_")
         self._created = now_s()
         self._n_events = 0
@@ -159,7 +162,7 @@ class _Writer:
             "tool_choice": choice.model_dump() if choice and not isinstance(choice, str)
             else choice or "auto",
             "top_logprobs": body.top_logprobs or 0,
-            "tools": [one.model_dump() for one in body.tools or ()],
+            "tools": [shown(one) for one in tools_here(body.tools)],
             "top_p": body.top_p,
             "truncation": "disabled",
             "usage": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,14 +28,16 @@ class _Item:
     status: str = "in_progress"
     call_id: str = ""
     name: str = ""
+    namespace: str | None = None
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     seal: bool = False
 
     def shown(self, status: str) -> dict[str, Any]:
         if self.kind == "function_call":
+            within = {} if self.namespace is None else {"namespace": self.namespace}
             return {
                 "type": self.kind, "id": self.id, "call_id": self.call_id, "name": self.name,
-                "arguments": self.text, "status": status,
+                **within, "arguments": self.text, "status": status,
             }  # fmt: skip
         content = [self.part()] if self.text or status != "in_progress" else []
         if self.kind in ("reasoning", "summary"):
@@ -79,6 +82,7 @@ class Output:
     tokenizer: Any  # the model's
     summary: bool = False  # the thinking is told as a summary
     seal: bool = False  # and given to be sent back
+    namespaces: Mapping[str, str] = field(default_factory=dict)  # of functions, by name
     done: list[_Item] = field(default_factory=list)
     open: _Item | None = None
     ended: Ended | None = None
@@ -106,6 +110,7 @@ class Output:
             events = self._close()
             item = self._new("function_call")
             item.call_id, item.name = made.id, made.name
+            item.namespace = self.namespaces.get(made.name)
             return [*events, self._added(item)]
         if isinstance(made, CallArguments):
             return self._delta(made.text)

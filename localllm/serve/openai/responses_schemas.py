@@ -41,6 +41,7 @@ class InputItem(Body):
     id: str | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: str | None = None
     output: str | list[InputContent] | None = None
     summary: list[dict[str, Any]] | None = None
@@ -96,6 +97,7 @@ class ResponseTool(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    tools: list[ResponseTool] | None = Field(None, description="Of a namespace.")
 
 
 class ChosenTool(Body):

@@ -8,26 +8,23 @@ from typing import Any
 from localllm.generation import Message
 from localllm.serve.answering.ask import Ask
 from localllm.serve.openai.responses_schemas import (
-    ChosenTool,
     InputImage,
     InputItem,
     InputRefusal,
     InputText,
     ResponsesBody,
-    ResponseTool,
     TextFormat,
-    ToolSubset,
 )
-from localllm.serve.openai.words import check_images, image_of, named, schema_grammar, subset
+from localllm.serve.openai.responses_tools import choice_of, tools_of
+from localllm.serve.openai.words import check_images, image_of, schema_grammar
 from localllm.serve.web.limits import Limits
 from localllm.serve.web.problems import RequestProblem
-from localllm.toolcalls import Tool
 
 
 def ask_of(body: ResponsesBody, before: Sequence[Message], limits: Limits) -> Ask:
     """`before` is the conversation that this one goes on from."""
     _refuse(body)
-    choice, tools = _choice(body, tools_of(body.tools))
+    choice, tools = choice_of(body, tools_of(body.tools))
     sampling: dict[str, Any] = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -74,30 +71,6 @@ def _schema(wanted: TextFormat | None) -> dict[str, Any] | bool | None:
     if wanted.json_schema is None:
         raise RequestProblem("text.format: json_schema needs the schema", "text.format")
     return wanted.json_schema
-
-
-def tools_of(given: Sequence[ResponseTool] | None) -> tuple[Tool, ...]:
-    found: dict[str, Tool] = {}
-    for i, one in enumerate(given or ()):
-        if one.type != "function" or not one.name:
-            raise RequestProblem(f"tools[{i}]: only functions are called here", "tools")
-        if one.name in found:
-            raise RequestProblem(f"two tools are called {one.name!r}", "tools")
-        parameters = one.parameters or {"type": "object", "properties": {}}
-        found[one.name] = Tool(one.name, one.description or "", parameters)
-    return tuple(found.values())
-
-
-def _choice(body: ResponsesBody, tools: tuple[Tool, ...]) -> tuple[str, tuple[Tool, ...]]:
-    """As in chat: the choice, and the tools that may be called."""
-    wanted = body.tool_choice
-    if isinstance(wanted, ChosenTool):
-        return named(wanted.name, tools), tools
-    if isinstance(wanted, ToolSubset):
-        return wanted.mode, subset([one.name for one in wanted.tools], tools)
-    if wanted == "required" and not tools:
-        raise RequestProblem("tool_choice is required, and there are no tools", "tool_choice")
-    return wanted or "auto", tools
 
 
 def messages_of(body: ResponsesBody, limits: Limits) -> tuple[Message, ...]:
