@@ -12,6 +12,7 @@ from localllm.finetune.outcome.result import KIND, Tuned
 
 if TYPE_CHECKING:
     from localllm.finetune.recipe import Recipe
+    from localllm.finetune.request import Subject
     from localllm.finetune.run import Ready
     from localllm.library.merging.result import MergedAdapters
     from localllm.registry import Registry
@@ -31,6 +32,26 @@ def check_merge(recipe: Recipe) -> None:
         from localllm.library.merging.types import recipe_named
 
         recipe_named(recipe.merge)
+
+
+def check_merge_type(recipe: Recipe, subject: Subject) -> None:
+    """Raise UsageProblem for a type that the merge could not be stored in: one that needs an
+    importance matrix, which depends on the model's shapes. Asks llama.cpp; a second at most."""
+    from localllm.engine.quantize.quantize import Quantizer
+    from localllm.library.merging.types import plan_types, recipe_named
+
+    if recipe.merge in (None, "auto"):
+        return
+    kind = recipe_named(str(recipe.merge))
+    with Quantizer() as quantizer:
+        try:
+            plan_types(subject.model.path, kind, quantizer, weighted=False)
+        except UsageProblem as problem:
+            raise UsageProblem(
+                f"--merge {recipe.merge}: {problem.message}, and finetune has none",
+                "--merge Q3_K_M, or leave it out and then: localllm merge "
+                f"{subject.model.name} --lora NAME --type {kind.name} --imatrix auto",
+            ) from None
 
 
 def merge_result(done: Tuned, ready: Ready, registry: Registry, sink: Sink) -> Tuned:

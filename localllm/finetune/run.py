@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm import __version__
-from localllm.errors import GateFailed, Interrupted, UsageProblem
+from localllm.errors import Interrupted, LocalLLMError, UsageProblem
 from localllm.finetune.plan import Layout, MemoryNeed
 from localllm.finetune.recipe import Recipe, to_toml, words_of
 from localllm.finetune.request import (
@@ -116,12 +116,14 @@ def finetune(asked: Asked, registry: Registry, sink: Sink) -> None:
 
 def make_ready(asked: Asked, registry: Registry, sink: Sink) -> Ready:
     """Find the base, read the data, lay the run out. Raises DoesNotFit where it cannot run."""
+    from localllm.finetune.merging import check_merge_type
     from localllm.finetune.training.prepare import prepare_torch, require_torch
 
     began = time.perf_counter()
     subject = find_subject(asked.recipe.base, registry, sink.progress)
     require_torch()
     check_device(asked.recipe, threads_for(asked.recipe))
+    check_merge_type(asked.recipe, subject)
     adapter = None
     if asked.recipe.adapter is not None:
         adapter = find_beginning(asked.recipe, subject, registry)
@@ -206,7 +208,7 @@ def _show(done: Tuned, ready: Ready, registry: Registry, sink: Sink) -> None:
     whatever becomes of the merge."""
     from localllm.finetune.view import tuned_view
 
-    failed: GateFailed | None = None
+    failed: LocalLLMError | None = None
     if ready.recipe.merge is not None:
         from localllm.finetune.merging import is_merged, lost, merge_result
 
@@ -214,7 +216,7 @@ def _show(done: Tuned, ready: Ready, registry: Registry, sink: Sink) -> None:
             if not is_merged(done, ready.recipe, registry):
                 done = merge_result(done, ready, registry, sink)
             failed = lost(done)
-        except GateFailed as error:  # nothing was made; an earlier merge is not the answer
+        except LocalLLMError as error:  # nothing was made; an earlier merge is not the answer
             done, failed = replace(done, merged=None), error
     if ready.asked.report is not None:
         from localllm.finetune.report import write_report

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,3 +142,32 @@ def test_better_is_a_lower_loss_or_more_pairs_the_right_way_round(
     tables = [p for p in tuned_view(replace(tuned, judged=judged)) if isinstance(p, Table)]
     tones = {c.tone for row in tables[0].rows for c in row if isinstance(c, Toned)}
     assert tones == {"good" if better else "bad"}
+
+
+def test_a_type_that_cannot_be_is_refused_before_anything_is_learned(
+    tune: Tune, registry: Registry
+) -> None:
+    """It was hours later, with an option of another command as the way out."""
+    done = tune(*OPTIONS, "--merge", "iq2_xs")
+    assert done.exit_code == 2
+    error = done.json["error"]
+    assert "--merge iq2_xs: IQ2_XS needs an importance matrix" in error["message"]
+    assert "--type IQ2_XS --imatrix auto" in error["hint"]
+    assert registry.models() == ()
+    assert tune(*OPTIONS, "--merge", "iq2_xs", "--dry-run").exit_code == 2
+
+
+def test_what_was_learned_is_shown_whatever_becomes_of_the_merge(
+    tune: Tune, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", ["total", "used", "free"])
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 1000))
+        done = tune(*OPTIONS, "--merge", "F16")
+    assert done.exit_code == 1
+    assert done.json["error"]["kind"] == "disk_full"
+    assert done.data["judged"]["after"]["loss"] < done.data["judged"]["before"]["loss"]
+    assert done.data["merged"] is None
+    assert [model.name for model in registry.models()] == [done.data["name"]]
+    again = tune(*OPTIONS, "--merge", "F16")
+    assert (again.exit_code, again.data["merged"]["type"]) == (0, "F16"), again
