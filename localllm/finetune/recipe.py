@@ -203,7 +203,7 @@ def read_recipe(path: Path, kind: type[Any] = Recipe) -> dict[str, Any]:
     Paths in it (data, chat_template) are meant from the folder the file is in.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise FileGone(f"there is no recipe {path}") from None
     except UnicodeDecodeError:

@@ -202,6 +202,11 @@ def read_data(
     parts = split(prepared, fraction=share, count=count, seed=recipe.seed)
     if parts.why:
         note(parts.why)
+    elif (n_held := len(parts.held_out)) > (n_left := len(parts.train)):
+        note(
+            f"--held-out {recipe.held_out} keeps {n_held} of {n_held + n_left} back: {n_left} to "
+            "learn from"
+        )
     return Learning(prepared, parts, with_objective(recipe, prepared.is_pairs))
 
 

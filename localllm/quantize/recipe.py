@@ -93,7 +93,7 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
 def read_tensor_types(path: Path) -> tuple[tuple[str, str], ...]:
     """A file of `REGEX=TYPE`, separated by blanks or lines. Raises FileGone, UsageProblem."""
     try:
-        words = path.read_text(encoding="utf-8").split()
+        words = path.read_text(encoding="utf-8-sig").split()
     except FileNotFoundError:
         raise FileGone(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -156,11 +156,18 @@ def test_an_adapter_of_another_base_is_not_gone_on_from_unasked(
     assert tune(*options, "--any-base", base=other).exit_code == 0
 
 
+def test_more_kept_back_than_left_is_said(tune: Tune) -> None:
+    done = tune("--steps", 1, "--held-out", 40, "--name", "t:held", json=False)
+    assert done.exit_code == 0, done
+    assert "--held-out 40 keeps 39 of 40 back: 1 to learn from" in done.err
+
+
 def test_a_recipe_file_and_flags_over_it(tune: Tune, tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(
         'name = "t:recipe"\nsteps = 2\nrank = 4\ntargets = ["attention"]\nlr = 1e-3\n'
     )
+    recipe.write_bytes(b"\xef\xbb\xbf" + recipe.read_bytes())  # as some editors begin a file
     saved = tmp_path / "saved.toml"
     done = tune("--recipe", recipe, "--rank", 2, "--save-recipe", saved)
     assert done.exit_code == 0, done

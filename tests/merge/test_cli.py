@@ -160,6 +160,8 @@ parameters = {{weight = 0.5, density = 0.8}}
 """,
         encoding="utf-8",
     )
+    for config in (yml, toml):  # as some editors begin a file
+        config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
     one = cli("merge", "--config", yml, "--name", "from-yaml:F32", "--json")
     two = cli("merge", "--config", toml, "--json")
     assert one.exit_code == two.exit_code == 0, (one, two)

@@ -56,7 +56,7 @@ def _document(path: Path) -> Any:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise DamagedFile(f"{path.name} is too large for a configuration")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FileGone(f"there is no file {path}") from None
     except IsADirectoryError:
