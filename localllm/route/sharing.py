@@ -37,7 +37,7 @@ from localllm.route.pool.spec import RouterSpec
 from localllm.route.pool.standing import standings
 from localllm.route.pool.writing import as_toml
 from localllm.route.routerfile import MAX_BYTES, NO_ZIP, pack_arrays, read_arrays
-from localllm.ui.outfile import check_place
+from localllm.ui.outfile import replace_file
 
 SPEC = "router.toml"
 SIMILARITIES = ("neighbours", "bradley-terry")  # predictors that are their training prompts
@@ -77,7 +77,6 @@ def export_router(
     predictor, digests and lengths of all prompts beside how the members did; the prompts'
     beginnings go along only `with_prompts`. A path that ends in .toml
     gets the description alone. Raises UsageProblem, FileGone, OSError."""
-    check_place(path)
     spec, made = parse_spec(version.text(), str(version.path))
     own = {"name": version.router, "version": version.number, "by": version.made_by}
     how = _how_made(made)
@@ -87,12 +86,7 @@ def export_router(
         content = as_toml(spec, {**how, **own}).encode()
     else:
         content = _zipped(as_toml(spec, {**how, **own}), version.learned, with_prompts)
-    staged = path.with_name(f".{path.name[:40]}.writing")
-    try:
-        staged.write_bytes(content)
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    replace_file(path, content)
     return Exported(
         version.router, version.number, path.absolute(), len(content), with_prompts,
         how.get("predictor") in SIMILARITIES,

@@ -9,21 +9,22 @@ from pathlib import Path
 from localllm.errors import FileGone, UsageProblem
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Put `text` at `path` in UTF-8, whole or not at all; an older file there gives way.
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Put `content` at `path`, text in UTF-8, whole or not at all; an older file there gives way.
 
     What UTF-8 cannot hold (file names that are no text) is written with backslashes. Raises
     UsageProblem for a folder, FileGone where its folder is not there, OSError.
     """
     check_place(path)
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     if path.exists() and not path.is_file():  # /dev/stdout and other devices are written to
-        path.write_bytes(text.encode("utf-8", "backslashreplace"))
+        path.write_bytes(data)
         return
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=".tmp")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+            file.write(data)
         _share(temporary, path)
         temporary.replace(path)
     except BaseException:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +156,17 @@ def test_who_stands_in_changes_nothing_else(
     import_router(registry, path, "here", ("cloud=tiny",))
     cloud = read_version(Routers(registry).find("here").current).member("cloud")
     assert (cloud.kind, cloud.outside, cloud.first_token_s) == ("model", False, 7.0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="FIFOs of POSIX")
+def test_a_pipe_is_written_to_and_stays_one(
+    registry: Registry, tiny_model: Model, tmp_path: Path
+) -> None:
+    create(registry, "piped", make_spec(Wish(("small=tiny", "big=tiny"))))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        done = export_router(registry, Routers(registry).find("piped").current, pipe)
+        assert len(read.result(10)) == done.size_bytes > 100
+    assert pipe.is_fifo()
