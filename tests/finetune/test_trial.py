@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip("torch", reason="the extra `finetune` is not installed: no torch")
@@ -78,6 +80,26 @@ def test_documents_are_asked_nothing_and_a_prompt_of_ones_own_is(
     asked = [word for n in range(5) for word in ("--sample-prompt", f"the cat {n}")]
     made = tune(*options, *asked, "--name", "t:asked", source=texts)
     assert len(made.data["samples"]) == 5  # so many, whatever --samples says
+
+
+def test_the_memory_of_a_run_is_that_of_its_judging_too(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run tells the whole process's highest; a run told that of its training alone."""
+    held: list[int] = []
+    judge = Engine.judge
+
+    def judge_beside_a_lot(self: Engine, *args: Any) -> Any:
+        block = np.ones(256 << 20, np.uint8)
+        held.append(psutil.Process().memory_info().rss)
+        time.sleep(0.2)
+        del block
+        return judge(self, *args)
+
+    monkeypatch.setattr(Engine, "judge", judge_beside_a_lot)
+    done = tune("--steps", 1, "--samples", 0, "--name", "t:memory")
+    assert done.exit_code == 0, done
+    assert done.data["learned"]["peak_bytes"] >= 0.98 * max(held)
 
 
 def test_answers_are_reckoned_for_all_prompts_by_length(tiny_gguf: Path) -> None:

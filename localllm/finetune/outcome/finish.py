@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import torch
 
 from localllm.errors import DamagedFile, GateFailed, TrainingFailed
 from localllm.finetune.course import course_of
@@ -18,6 +21,7 @@ from localllm.finetune.outcome.result import (
 )
 from localllm.finetune.outcome.writing import write_adapter, write_model
 from localllm.finetune.sampling import SampleAt, sample_prompts
+from localllm.finetune.training.memory import PeakMemory
 from localllm.library.derive import register_derived
 from localllm.library.growing import digest_of
 from localllm.library.lineage import lineage_metadata
@@ -43,18 +47,19 @@ def finish(
     """
     is_adapter = built.adapters is not None and ready.recipe.method != "dora"
     metadata = {**lineage_metadata(ready.lineage), **_template_key(ready)}
-    if is_adapter:
-        write_adapter(built, place.made, metadata)
-    else:
-        with sink.progress.bytes("write the model", None) as advance:
-            write_model(built, place.made, metadata, advance)
-    try:
-        judged, samples = judge(ready, place, sink, is_adapter=is_adapter)
-    except DamagedFile as error:
-        raise TrainingFailed(
-            f"llama.cpp cannot compute with what was learned: {error.message}",
-            "a lower learning rate: --lr, and --restart",
-        ) from None
+    with PeakMemory(torch.device(ready.layout.device)) as memory:
+        if is_adapter:
+            write_adapter(built, place.made, metadata)
+        else:
+            with sink.progress.bytes("write the model", None) as advance:
+                write_model(built, place.made, metadata, advance)
+        try:
+            judged, samples = judge(ready, place, sink, is_adapter=is_adapter)
+        except DamagedFile as error:
+            raise TrainingFailed(
+                f"llama.cpp cannot compute with what was learned: {error.message}",
+                "a lower learning rate: --lr, and --restart",
+            ) from None
     _check(trained, judged)
     model = _register(ready, registry, place, sink)
     losses, held_out = curves(trained.history)
@@ -71,7 +76,7 @@ def finish(
         n_examples=len(ready.learning.train),
         n_held_out=len(ready.learning.held_out),
         template=ready.learning.prepared.report.template,
-        learned=_learned(ready, built, trained),
+        learned=_learned(ready, built, trained, memory.peak_bytes),
         judged=judged,
         samples=samples,
         along=tuple(along),
@@ -154,9 +159,12 @@ def _check(trained: Trained, judged: BeforeAfter | None) -> None:
         )
 
 
-def _learned(ready: Ready, built: Built, trained: Trained) -> Learned:
+def _learned(ready: Ready, built: Built, trained: Trained, judging_bytes: int) -> Learned:
+    """The memory is that of the whole run, as a dry run tells it: what was trained is still there
+    beside the engine that judges it."""
+    course = replace(course_of(trained), peak_bytes=max(trained.peak_bytes, judging_bytes))
     return Learned(
-        **vars(course_of(trained)),
+        **vars(course),
         targets=trained.targets,
         precision=built.precision,
         base_weights=ready.layout.frozen,
