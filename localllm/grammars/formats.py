@@ -1,8 +1,9 @@
 """Formats of JSON Schema that a grammar holds a string to, as regular expressions.
 
 Each takes a little less than its RFC does (no leap seconds, years from 1000, e-mail addresses
-without quotes), so that whatever is written is right for every validator. A format that is
-not here is what JSON Schema says it is: an annotation.
+without quotes, URIs of less than the 2083 characters that pydantic allows), so that whatever is
+written is right for every validator. A format that is not here is what JSON Schema says it is: an
+annotation.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _IPV6 = "|".join([
 ])  # fmt: skip
 _URI_CHAR = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _URI = (
-    rf"[a-z][a-z0-9+.-]{{0,15}}://{_HOST}(?::[1-9]\d{{0,3}})?(?:/{_URI_CHAR}*)*"
-    rf"(?:\?(?:{_URI_CHAR}|[/?])*)?(?:#(?:{_URI_CHAR}|[/?])*)?"
+    rf"[a-z][a-z0-9+.-]{{0,15}}://{_HOST}(?::[1-9]\d{{0,3}})?(?:/{_URI_CHAR}{{0,50}}){{0,8}}"
+    rf"(?:\?(?:{_URI_CHAR}|[/?]){{0,100}})?(?:#(?:{_URI_CHAR}|[/?]){{0,60}})?"
 )
 _N = r"\d{1,6}"
 _YMD = rf"(?:{_N}Y(?:{_N}M(?:{_N}D)?)?|{_N}M(?:{_N}D)?|{_N}D)"

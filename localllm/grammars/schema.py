@@ -197,9 +197,8 @@ class Compiler:
 
     def together(self, shape: Shape, places: Places, write: Callable[[Language], Node]) -> Node:
         """What the patterns, formats and lengths of a string demand together. Where that is too
-        much, formats beside a pattern stay what JSON Schema calls them: annotations."""
-        without = replace(shape, formats=()) if shape.patterns else shape
-        for demanded in dict.fromkeys([shape, without]):
+        much, formats stay what JSON Schema calls them: annotations."""
+        for demanded in dict.fromkeys([shape, replace(shape, formats=())]):
             with suppress(UsageProblem):
                 return write(_language(demanded))
         raise refusal(

@@ -16,6 +16,8 @@ from localllm.engine.model import Model
 from localllm.errors import UsageProblem
 from localllm.grammars import json_schema_grammar, patterns, regex
 from localllm.grammars.automaton import Automaton, automaton
+from localllm.grammars.formats import FORMATS
+from localllm.grammars.patterns import lengths
 from tests.grammars.test_schema import REGEXES
 from tests.support.grammar_walk import GrammarWalk
 
@@ -105,7 +107,7 @@ def test_a_string_is_held_to_all_of_them(
         assert walk.accepts(f'"{text}"') is taken
 
 
-def test_a_format_that_is_too_much_beside_a_pattern_is_an_annotation(model: Model) -> None:
+def test_a_format_that_is_too_much_is_an_annotation(model: Model) -> None:
     """Every tenth character from the end is told apart: thousands of states with an address."""
     schema = string(r"^[a-z@.]*a[a-z@.]{9}$", format="email", maxLength=60)
     with pytest.raises(UsageProblem, match="too much together to be enforced"):
@@ -113,6 +115,23 @@ def test_a_format_that_is_too_much_beside_a_pattern_is_an_annotation(model: Mode
     del schema["maxLength"]
     with GrammarWalk(model, json_schema_grammar(schema)) as walk:
         assert walk.accepts('"a........."')
+
+
+def test_addresses_of_pages_with_a_length(model: Model) -> None:
+    """2083 is pydantic's HttpUrl, within which what the format lets through lies."""
+    url = {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083}
+    with GrammarWalk(model, json_schema_grammar(url)) as walk:
+        assert walk.accepts('"https://example.org:8080/a/%20b?x=1&y=/#z"')
+        assert not walk.accepts('"example.org"')
+    longest = lengths(regex.parse(f"^(?:{FORMATS['uri']})$"))[1]
+    assert longest is not None
+    assert longest <= 2083
+    with GrammarWalk(model, json_schema_grammar({**url, "maxLength": 5})) as walk:
+        assert walk.accepts('"a://b"')
+        assert not walk.accepts('"abcde"')
+    with GrammarWalk(model, json_schema_grammar({**url, "maxLength": 300})) as walk:
+        assert walk.accepts('"https://example.org"')  # too much together: the length counts
+        assert not walk.accepts(f'"https://example.org/{"a" * 300}"')
 
 
 def test_patterns_of_which_none_can_hold() -> None:
