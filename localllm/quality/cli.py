@@ -80,4 +80,6 @@ def quality_command(
     )
     for advice in outcome.advice:
         sink.warn(advice.message + (f"; try: {advice.hint}" if advice.hint else ""))
+    if outcome.unkept is not None:
+        sink.warn(f"the figures are not kept: {outcome.unkept}")
     sink.show(outcome.report, view_of, ok=outcome.error is None, error=outcome.error)

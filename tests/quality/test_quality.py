@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -289,3 +290,24 @@ def test_other_weights_behind_the_same_first_shard_are_measured_anew(
     first, same, other = measured
     assert (first["reused"], same["reused"], other["reused"]) == (False, True, False)
     assert other["perplexity"] != first["perplexity"]
+
+
+def test_figures_are_shown_where_they_cannot_be_kept(
+    cli: Cli, files: Path, stored: Stored, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home that is read-only says so when the figures are there: they may have taken an hour."""
+    stored("small", files / "small.gguf")
+    connect = sqlite3.connect
+
+    def read_only(path: str, **options: Any) -> sqlite3.Connection:
+        if "mode=rw" in path:
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", read_only)
+        done = cli("quality", "small", "--text", files / "text.txt", *SHORT, "--json")
+    assert done.exit_code == 0, done
+    assert done.data["rows"][0]["perplexity"] > 1
+    assert done.data["rows"][0]["measurement"] is None
+    assert any("the figures are not kept" in text for text in done.json["warnings"])

@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm import __version__
-from localllm.errors import Interrupted, LocalLLMError, UsageProblem
+from localllm.errors import (
+    DiskFull,
+    HomeUnwritable,
+    Interrupted,
+    LocalLLMError,
+    RegistryBroken,
+    UsageProblem,
+)
 from localllm.library import header_of
 from localllm.library.derive import with_digest
 from localllm.library.quality.judging import HowToRun, Judged, Judging
@@ -30,11 +37,13 @@ from localllm.ui import Progress
 @dataclass(frozen=True)
 class Outcome:
     """`error`: the first failure among several models, or the interrupt; the report has the
-    figures all the same. `advice` is how the models ran."""
+    figures all the same. `advice` is how the models ran. `unkept`: why the registry did not take
+    the figures, which are no less true for it."""
 
     report: QualityReport
     error: LocalLLMError | None
     advice: tuple[Advice, ...]
+    unkept: str | None = None
 
 
 def quality(
@@ -74,17 +83,22 @@ def quality(
     if judging.models:
         judging.run()
     rows = {found.model.name: _row(found, judging) for found in judging.judged}
+    unkept = None
     for found in judging.judged:
         row = rows[found.model.name]
-        if row.complete and found.model.id is not None:
+        if not row.complete or found.model.id is None:
+            continue
+        try:
             rows[row.model] = replace(row, measurement=keep(registry, found.model, row))
+        except (HomeUnwritable, DiskFull, RegistryBroken) as error:
+            unkept = error.message
     ordered = [known[model.name] or rows.get(model.name) for model in models]
     report = QualityReport(
         tuple(row for row in ordered if row is not None),
         tuple(Failed(model.name, error.kind, error.message) for model, error in judging.failed),
         wanted.base, wanted.text, wanted.settings, judging.n_tokens,
     )  # fmt: skip
-    return Outcome(report, _error(judging), tuple(judging.advice))
+    return Outcome(report, _error(judging), tuple(judging.advice), unkept)
 
 
 def batched(plan: PlanOptions) -> PlanOptions:
