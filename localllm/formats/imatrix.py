@@ -96,6 +96,7 @@ def write_imatrix(path: Path, imatrix: Imatrix) -> None:
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        _check_file(path)
         with temporary.open("wb") as file:
             file.write(_head(imatrix))
             for entry in _ordered(imatrix).values():
@@ -115,13 +116,20 @@ def check_writable(path: Path) -> None:
     """Raise now what `write_imatrix` would raise at the end of the work."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _check_file(path)
         temporary.touch()
     except OSError as error:
         raise _unwritten(path, error) from None
     finally:
         _remove(temporary)
+
+
+def _check_file(path: Path) -> None:
+    """A file is replaced; a device or a pipe would be lost by that."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a device or a pipe")
 
 
 def _remove(temporary: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from localllm.engine.ftypes import ftype
 from localllm.errors import DamagedFile, FileGone, UsageProblem
 from localllm.quantize.recipe import Recipe, mixes, type_name
+from localllm.ui.outfile import replace_file
 
 FORMAT, VERSION = "localllm.quantize.plan", 1
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
@@ -28,7 +29,7 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 def save_plan(path: Path, recipe: Recipe, types: Mapping[str, str]) -> None:
     """Write the type that each tensor gets as a plan: JSON, or TOML where `path` ends in .toml.
 
-    An existing file is replaced at once, never half-written.
+    An existing file is replaced at once, never half-written. Raises UsageProblem, FileGone.
     """
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -39,12 +40,9 @@ def save_plan(path: Path, recipe: Recipe, types: Mapping[str, str]) -> None:
         "tensors": dict(types),
     }
     text = _toml(document) if path.suffix.lower() == ".toml" else json.dumps(document, indent=1)
-    beside = path.with_name(f"{path.name}.new")
     try:
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(path)
+        replace_file(path, text + "\n")
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UsageProblem(f"{path} cannot be written: {error.strerror or error}") from None
 
 

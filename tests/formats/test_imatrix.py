@@ -6,6 +6,7 @@ with the tiny models of `tests.imatrix.models`.
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -181,3 +182,14 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         assert list(small.iterdir()) == [path]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of Unix")
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for attempt in (check_writable, lambda at: write_imatrix(at, Imatrix({"a": entry([7], [9])}))):
+        with pytest.raises(LocalLLMError, match="it is a device or a pipe"):
+            attempt(pipe)
+    assert pipe.is_fifo()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]

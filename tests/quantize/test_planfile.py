@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -152,3 +153,15 @@ def test_a_plan_of_one_type_replays(cli: Cli, tiny_gguf: Path, tmp_path: Path, k
     plan.write_text(json.dumps(document | {"type": "Q8_0"}))
     made = types_in(made_path(cli("quantize", tiny_gguf, "--plan", plan, "--json")))
     assert made == again | {"output.weight": "q8_0", "blk.0.attn_q.weight": "q4_0"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices of Unix")
+def test_a_device_is_written_to_and_not_replaced(cli: Cli, tiny_gguf: Path, tmp_path: Path) -> None:
+    null = tmp_path / "null"
+    null.symlink_to(os.devnull)
+    assert cli("quantize", tiny_gguf, "Q8_0", "--dry-run", "--save-plan", null).exit_code == 0
+    assert null.is_symlink()
+    missing = tmp_path / "no" / "plan.json"
+    done = cli("quantize", tiny_gguf, "Q8_0", "--dry-run", "--save-plan", missing)
+    assert done.exit_code == 3, done
+    assert "there is no folder" in done.err
