@@ -9,7 +9,8 @@ from localllm.privacy.finding import Finding, Kind
 from localllm.privacy.labels import occurrences
 from localllm.privacy.plain import Plain
 
-_LOCAL = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._%+'\-]*\Z")
+_LATIN = "\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"  # letters with accents (RFC 6531)
+_LOCAL = re.compile(rf"[A-Za-z0-9_+{_LATIN}][A-Za-z0-9._%+'\-{_LATIN}]*\Z")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.){{1,8}}(?:[A-Za-z]{{2,24}}|xn--[A-Za-z0-9-]{{2,59}})")
 # ends that are file names and not domains: logo@2x.png, app@1.min.js
@@ -57,7 +58,7 @@ def _first_allowed(before: str) -> int:
     Walked backwards by hand: a pattern that searches for its end tries every start."""
     at = len(before)
     while at and (
-        before[at - 1].isascii() and (before[at - 1].isalnum() or before[at - 1] in _MARKS)
+        before[at - 1] <= "\u024f" and (before[at - 1].isalpha() or before[at - 1] in _MARKS)
     ):
         at -= 1
     while at < len(before) and before[at] in ".%'-":
@@ -65,7 +66,7 @@ def _first_allowed(before: str) -> int:
     return at
 
 
-_MARKS = "._%+'-"
+_MARKS = "0123456789._%+'-"
 
 
 def _dots_in_place(local: str) -> bool:

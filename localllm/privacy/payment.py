@@ -43,8 +43,8 @@ _RANGES: tuple[tuple[str, str, str, range], ...] = (
 # unbroken, or in the groups that are printed on cards, with one separator throughout
 _CARD = re.compile(
     r"(?<![0-9A-Za-z_])(?<![0-9][.\-])(?:[0-9]{12,19}"
-    r"|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{2,4}(?:\1[0-9]{1,3})?"
-    r"|3[0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5}|[0-9]{6}([ -])[0-9]{10,13})"
+    r"|[0-9]{4}([ .\t-])[0-9]{4}\1[0-9]{4}\1[0-9]{2,4}(?:\1[0-9]{1,3})?"
+    r"|3[0-9]{3}([ .\t-])[0-9]{6}\2[0-9]{4,5}|[0-9]{6}([ -])[0-9]{10,13})"
     r"(?![0-9A-Za-z_]|[.\-][0-9])"
 )
 _CARD_LABEL = label(
@@ -68,7 +68,7 @@ _ACCOUNT_LABEL = label(
 
 def cards(plain: Plain) -> Iterator[Finding]:
     for found in plain.numbers(_CARD):
-        digits = re.sub("[ -]", "", found.group())
+        digits = re.sub(r"[ .\t-]", "", found.group())
         name = named(plain, found.start(), _CARD_LABEL, reach=60)
         # after its label a number outside the ranges counts too: store cards, new ranges
         network = card_network(digits) or ("no network" if name else None)
