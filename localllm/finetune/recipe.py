@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args, get_type_hints
+from typing import Any, ClassVar, Protocol, get_args, get_type_hints
 
 from localllm.errors import FileGone, UsageProblem
 from localllm.finetune.checks import (
@@ -141,7 +141,7 @@ def option_words(recipe: Options, first: str) -> list[str]:
     option, before all others."""
     value = getattr(recipe, first)
     words = [] if value is None else [str(value)]
-    for field in fields(recipe):  # type: ignore[arg-type]
+    for field in fields(recipe):
         value = getattr(recipe, field.name)
         if field.name == first or value == field.default:
             continue
@@ -227,6 +227,10 @@ def _from_folder(value: Any, folder: Path) -> Any:
 
 
 class Options(Protocol):
+    """A dataclass of options, of `finetune` or `train`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
     def as_dict(self) -> dict[str, Any]: ...
 
 

@@ -25,6 +25,7 @@ from localllm.grammars.patterns import (
     Times,
     charset,
     concat,
+    has,
 )
 
 _MAX_STATES = 3000  # looked at
@@ -151,7 +152,7 @@ def _letters(leaves: Iterable[Pattern]) -> list[list[tuple[int, int]]]:
     for low, after in zip(cuts, [*cuts[1:], LAST_CHAR + 1], strict=True):
         kept = charset([(low, after - 1)]).ranges if low < after else ()
         if kept:
-            parted[tuple(_has(s, kept[0][0]) for s in sets)] += kept
+            parted[tuple(has(s, kept[0][0]) for s in sets)] += kept
     return list(parted.values())
 
 
@@ -169,15 +170,11 @@ def _sets(pattern: Pattern) -> Iterator[CharSet]:
             yield from _sets(pattern.item)
 
 
-def _has(wanted: CharSet, code: int) -> bool:
-    return any(low <= code <= high for low, high in wanted.ranges)
-
-
 def _after(pattern: Pattern, code: int) -> Iterator[Pattern]:
     """The partial derivatives of `pattern` by a character."""
     match pattern:
         case CharSet():
-            if _has(pattern, code):
+            if has(pattern, code):
                 yield _END
         case Choice():
             for option in pattern.options:

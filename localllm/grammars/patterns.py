@@ -175,7 +175,7 @@ def matches(item: Language, text: str) -> bool:
 def _ends(item: Pattern, text: str, starts: frozenset[int]) -> frozenset[int]:
     match item:
         case CharSet():
-            return frozenset(at + 1 for at in starts if at < len(text) and _holds(item, text[at]))
+            return frozenset(at + 1 for at in starts if at < len(text) and has(item, ord(text[at])))
         case Concat():
             for part in item.parts:
                 starts = _ends(part, text, starts)
@@ -195,5 +195,6 @@ def _ends(item: Pattern, text: str, starts: frozenset[int]) -> frozenset[int]:
             return found
 
 
-def _holds(item: CharSet, char: str) -> bool:
-    return any(low <= ord(char) <= high for low, high in item.ranges)
+def has(item: CharSet, code: int) -> bool:
+    """Whether the character of this code point is of the set."""
+    return any(low <= code <= high for low, high in item.ranges)

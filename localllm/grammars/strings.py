@@ -33,6 +33,7 @@ from localllm.grammars.patterns import (
     Pattern,
     Times,
     complement,
+    has,
 )
 
 _HEX = chars("0-9A-Fa-f")
@@ -110,7 +111,7 @@ def _one_of(grammar: Grammar, wanted: CharSet) -> Node:
     """A character of the set, escaped where JSON wants it."""
     plain = tuple(_overlap(wanted, _PLAIN.ranges))
     options: list[Node] = [Chars(plain)] if plain else []
-    inside = [c for c in (*range(0x20), 0x22, 0x5C) if _holds(wanted, c)]
+    inside = [c for c in (*range(0x20), 0x22, 0x5C) if has(wanted, c)]
     options += [Text(_SHORT[code]) for code in inside if code in _SHORT]
     for tens in (0, 1):
         ones = [code & 15 for code in inside if code not in _SHORT and code >> 4 == tens]
@@ -122,10 +123,6 @@ def _one_of(grammar: Grammar, wanted: CharSet) -> Node:
         return Text(chr(plain[0][0]))
     node = alt(*options)
     return grammar.share("class", node) if isinstance(node, Alt) else node
-
-
-def _holds(wanted: CharSet, code: int) -> bool:
-    return any(low <= code <= high for low, high in wanted.ranges)
 
 
 def _overlap(wanted: CharSet, ranges: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
